@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         UsageError,
     )
 
-if sys.platform == "darwin":  # torch reads it when it is imported: what MPS lacks is computed on the CPU
+if sys.platform == "darwin":  # read when torch is imported: operations that MPS lacks run on the CPU
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 _API = ("Run", "load", "resume", "train", "train_events")
@@ -48,7 +48,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load what is asked for."""
+    """Import a public name when it is first used."""
     for module, names in (("charlm.api", _API), ("charlm.errors", _ERRORS)):
         if name in names:
             value = getattr(import_module(module), name)

@@ -1,4 +1,4 @@
-"""Where the command starts and ends: answers `--version` at once, and leaves the rest to the command line."""
+"""Entry point of the command: answers `--version` at once, and leaves the rest to the command line."""
 
 import atexit
 import os
@@ -8,14 +8,13 @@ from time import perf_counter, process_time
 from typing import NoReturn
 
 STARTED = perf_counter() - process_time()
-"""About when the process began, on perf_counter's clock: what came before now was computing."""
+"""About when the process began, on perf_counter's clock; all time before this line is taken to be computing."""
 
 
 def command() -> NoReturn:
-    """Run the command line and end the process with its code.
+    """Run the command line and end the process with its exit code.
 
-    Python is not taken apart, which takes more than a second once torch is imported. What is registered to be done at
-    exit is done.
+    Exit handlers run, but the interpreter is not torn down, which takes more than a second once torch is imported.
     """
     code = 0
     try:
@@ -30,17 +29,17 @@ def command() -> NoReturn:
 
 
 def main() -> None:
-    """Run the command line and exit with its code."""
+    """Run the command line and exit with its exit code."""
     if sys.argv[1:] in (["--version"], ["-V"]):
         from charlm import __version__
 
         try:
             print(f"charlm {__version__}", flush=True)
-        except OSError as error:  # its reader left, or a disk is full
+        except OSError as error:  # the reader of a pipe has left, or a disk is full
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             sys.exit(0 if isinstance(error, BrokenPipeError) else 6)
         return
-    # NumPy's products here are small ones, for which threads of its own would only be in the way.
+    # NumPy's matrix products here are small; threads of its own would only slow them down.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         from charlm.threads import wait_briefly  # after the version, which must not wait for it

@@ -45,13 +45,13 @@ def train(
 ) -> Run:
     """Train a model on files, folders, globs or addresses, or on `texts` in memory; by default on the bundled manual.
 
-    `texts` is any iterable of strings, each read as a file is: a list, a generator, a column of pandas or polars. Of a
-    table of `datasets`, pandas or polars, `field` names the column, and its rows are read as records are.
+    `texts` is any iterable of strings, each read like a file: a list, a generator, a column of pandas or polars. Of a
+    table of `datasets`, pandas or polars, `field` names the column, and its rows are read like records.
 
     `time` ("90s", "10m", or seconds; default "2m") or `steps` is the budget; what is not given is planned.
     `settings` are those of `charlm train`, with underscores: `n_layer=4`, `seed=3`, `val=0.2`. `run` names the
-    run, `from_run` fine-tunes another (or a folder that `charlm export --to hf` wrote), and `teacher` is a run whose
-    probabilities a `plain` one learns; `checkpoint` is one of theirs. Runs lie in `checkpoints`, by default in
+    run, `from_run` fine-tunes another (or a folder that `charlm export --to hf` wrote), and `teacher` is a run from which a
+    `plain` one is distilled; `checkpoint` is one of theirs. Runs lie in `checkpoints`, by default in
     $CHARLM_CHECKPOINTS or `checkpoints/`. `report_to` names trackers, as `charlm train --report-to` does, or lists them.
     `progress`: show a bar, by default in notebooks only.
 
@@ -96,8 +96,8 @@ def train_events(
     """Train as `train` does, and yield each event of `charlm.training.events`: frozen dataclasses of plain numbers.
 
     The last one is Finished. An interrupt ends the loop after the step: the run is saved, and the reason of
-    Finished is "SIGINT". So it is when the loop is left by `break`, but nothing more is yielded. Invalid
-    arguments are refused at the call, before the first event.
+    Finished is "SIGINT". Leaving the loop by `break` does the same, but yields nothing more. Invalid
+    arguments raise at the call, before the first event.
     """
     return _events(
         _begin(
@@ -172,7 +172,7 @@ def _begin(
     checkpoints: str | os.PathLike[str] | None,
     report_to: str | Sequence[str] | None,
 ) -> TrainingJob:
-    """Begin the run that a function was called for. Raises UsageError, TextError, CheckpointError, ResourceError."""
+    """Begin the run of a call to `function`. Raises UsageError, TextError, CheckpointError, ResourceError."""
     _check_source(paths, texts, settings)
     if time is not None and steps is not None:
         raise UsageError("give either time or steps, not both")
@@ -217,7 +217,7 @@ def _begin(
 def _check_source(
     paths: Sequence[str | os.PathLike[str]], texts: Iterable[str] | None, settings: dict[str, Any]
 ) -> None:
-    """Raise UsageError for paths beside texts in memory, for what is no path, and for settings that only files have."""
+    """Raise UsageError for paths together with texts, for what is no path, and for settings that only files have."""
     if texts is not None and paths:
         raise UsageError("give either paths or texts, not both")
     for name in ("encoding", "include", "exclude"):
@@ -229,7 +229,7 @@ def _check_source(
 
 
 def _prepare_texts(request: TrainRequest, texts: Iterable[str], messages: Messages) -> Prepared:
-    """The same for texts in memory."""
+    """Prepare a run on texts in memory, as `prepare` does one on files."""
     from charlm.data.text_rows import TextRows  # here: not needed for files
 
     read = list[TextRows]()
@@ -245,12 +245,12 @@ def _prepare_texts(request: TrainRequest, texts: Iterable[str], messages: Messag
 
 
 def _time_text(time: str | float | None) -> str | None:
-    """A time as `charlm train --time` takes it."""
+    """Convert a time to what `charlm train --time` takes."""
     return time if time is None or isinstance(time, str) else f"{time:f}"
 
 
 def _events(job: TrainingJob) -> Iterator[Event]:
-    """Train to the end or an interrupt, and write the report; so too when the caller leaves the loop."""
+    """Train to the end or an interrupt, and write the report, also when the caller leaves the loop."""
     with threads_restored(), stop_on_interrupt() as stop:
         torch.set_num_threads(job.threads)
         events = job.events(stop)
@@ -268,7 +268,7 @@ def _events(job: TrainingJob) -> Iterator[Event]:
 
 
 def _train_to_end(job: TrainingJob, progress: bool | None) -> Run:
-    """Train, with a bar where one is wanted. Raises KeyboardInterrupt when the run is saved after an interrupt."""
+    """Train, with a progress bar if wanted. Raises KeyboardInterrupt once the run is saved after an interrupt."""
     if job.last is not None:  # only its report is missing
         job.close()
         return Run(job.folder)
@@ -287,7 +287,7 @@ def _train_to_end(job: TrainingJob, progress: bool | None) -> Run:
 
 @contextmanager
 def _bar(job: TrainingJob, progress: bool | None) -> Iterator[Callable[[Event], None]]:
-    """tqdm's bar, in a notebook or where it is wanted; a function that shows an event."""
+    """Show tqdm's progress bar, in a notebook or if wanted; yield a function that shows an event."""
     if not (_in_notebook() if progress is None else progress):
         yield lambda event: None
         return

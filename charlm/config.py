@@ -334,26 +334,27 @@ class TrainingConfig(Settings):
     ] = None
     reserved_chars: Annotated[
         int | None,
-        "Symbols (see --units) at the end of the training text that no model trains on; temperatures and the "
-        "mixture's weights are learned on them.",
+        "Symbols (see --units) at the end of the training text that no model trains on; charlm fits temperatures "
+        "and the mixture's weights on them.",
         Range(0, 10**9),
         PLANNED,
     ] = None
     recent_chars: Annotated[
         int | None,
-        "Predict with the n-grams of the last symbols (see --units) of a text too, this many; 0: without.",
+        "Also predict from n-grams among this many preceding symbols (see --units) of the text; 0 turns it off.",
         Range(0, 1 << 16),
         PLANNED,
     ] = None
     teacher_weight: Annotated[
         float | None,
-        "Share of the loss that compares with the probabilities of --teacher instead of the text.",
+        "Weight of the probabilities of --teacher in the loss; the text has the rest.",
         Range(0, 1),
         PLANNED,
     ] = None
     teacher_chars: Annotated[
         int | None,
-        "Ask --teacher about this many symbols (see --units) of the training text, evenly spread.",
+        "Compute the probabilities of --teacher at this many symbols (see --units) of the training text, evenly "
+        "spread.",
         Range(1, 10**12),
         PLANNED,
     ] = None

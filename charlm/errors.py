@@ -1,20 +1,20 @@
-"""What the user sees when something cannot go on: one sentence each, one exit code a kind."""
+"""The errors that users see: one sentence each, with an exit code per kind."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Is it the lack of memory, as Python says it, or as torch does?"""
+    """Whether memory ran out, as Python or torch reports it."""
     said = str(error)
     return isinstance(error, MemoryError) or "allocate memory" in said or "out of memory" in said
 
 
 class CharlmError(Exception):
-    """Something the user can act on; the message says what was got, what is allowed, what to do."""
+    """An error the user can act on; the message says what was got, what is allowed, what to do."""
 
     exit_code = 1
 
 
 class UsageError(CharlmError):
-    """An option, a run's name or a configuration that cannot act as given."""
+    """An invalid option, run name or configuration."""
 
     exit_code = 2
 
@@ -32,13 +32,13 @@ class CheckpointError(CharlmError):
 
 
 class DivergedError(CharlmError):
-    """Training went wrong again after every attempt to go back."""
+    """Training diverged again after every attempt to go back."""
 
     exit_code = 5
 
 
 class ResourceError(CharlmError):
-    """No room left, on the disk or in memory."""
+    """The disk or the memory is full."""
 
     exit_code = 6
 
@@ -50,7 +50,7 @@ class RankError(CharlmError):
 
 
 class ToldElsewhere(CharlmError):  # noqa: N818  the error is another rank's
-    """What ends this rank ends rank 0 too, which says so."""
+    """An error that also ends rank 0, which reports it."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__("rank 0 says why")

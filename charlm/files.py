@@ -1,4 +1,4 @@
-"""Every write that must survive a crash: the only module that opens for writing, syncs or renames."""
+"""Write files atomically and durably: the only module that opens for writing, syncs or renames."""
 
 import errno
 import os
@@ -18,15 +18,15 @@ except ImportError:  # Windows, where an open file can be neither removed nor re
     fcntl = None  # type: ignore[assignment]
 
 TEMPORARY = ".tmp-"
-"""What the name of everything unfinished starts with; it may be removed unless its writer is at work (`is_live`)."""
-_LONGEST = 180  # bytes of a name that a temporary one repeats: a name has 255 at most
+"""Prefix of the names of unfinished files and folders, which may be removed unless their writer is at work (`is_live`)."""
+_LONGEST = 180  # bytes of a name that a temporary name repeats; a name has 255 at most
 WAITS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # seconds between tries to rename, on Windows
 ASIDE = TEMPORARY + "aside-"
 
 
 @contextmanager
 def writing(path: Path, *, synced: bool = True) -> Iterator[BinaryIO]:
-    """A new file to write piece by piece; the disk has it when the block ends, if it is `synced`."""
+    """Open a new file to write piece by piece; with `synced` it is synced to the disk when the block ends."""
     with open(path, "wb") as file:
         yield file
         if synced:
@@ -34,20 +34,20 @@ def writing(path: Path, *, synced: bool = True) -> Iterator[BinaryIO]:
 
 
 def write_synced(path: Path, data: bytes) -> None:
-    """Write a new file and wait until the disk has it. Raises OSError."""
+    """Write a new file and sync it to the disk. Raises OSError."""
     with writing(path) as file:
         file.write(data)
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, whole or not at all, whatever stood there before. Raises OSError."""
+    """Write `data` to `path` atomically, replacing what was there. Raises OSError."""
     with replacing(path) as file:
         file.write(data)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears at `path` when the block ends, and never if it raises."""
+    """Open a file that appears at `path`, by atomic rename, when the block ends, and never if it raises."""
     temporary = temporary_path(path)
     try:
         with open(temporary, "xb") as file:
@@ -63,10 +63,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def building(folder: Path, *, may_stay: Callable[[], bool] = lambda: False) -> Iterator[Path]:
-    """A folder to write into that appears as `folder` when the block ends, and never if it raises.
+    """Make a folder that appears as `folder`, by atomic rename, when the block ends, and never if it raises.
 
-    A folder of that name that exists by then is replaced, unless it `may_stay`: another process was
-    faster, and wrote the same. Raises OSError.
+    A folder of that name that exists by then is replaced, unless it `may_stay`, because another process was
+    faster and wrote the same. Raises OSError.
     """
     temporary = temporary_path(folder)
     held = None
@@ -91,14 +91,14 @@ def building(folder: Path, *, may_stay: Callable[[], bool] = lambda: False) -> I
 
 @contextmanager
 def continuing(path: Path, kept: int) -> Iterator[BinaryIO]:
-    """A file to read and write on after the first `kept` bytes of an earlier attempt; it stays if the block raises."""
+    """Open a file after the first `kept` bytes of an earlier attempt, to resume it; it stays if the block raises."""
     with open(path, "r+b" if path.exists() else "x+b", opener=open_regular) as file:
         file.truncate(min(kept, os.fstat(file.fileno()).st_size))
         yield file
 
 
 def put_in_place(temporary: Path, target: Path) -> None:
-    """Give a file that is complete its name, once the disk has it; what stood there is replaced. Raises OSError."""
+    """Sync a complete file and rename it to `target` atomically, replacing what was there. Raises OSError."""
     with open(temporary, "r+b", opener=open_regular) as file:
         sync_file(file)
     _move(os.replace, temporary, target)
@@ -106,12 +106,12 @@ def put_in_place(temporary: Path, target: Path) -> None:
 
 
 def scratch(folder: Path, *, in_memory: int) -> IO[bytes]:
-    """A file without a name, in memory up to so many bytes, then on the disk of `folder`."""
+    """Open a nameless temporary file: in memory up to so many bytes, then on the disk of `folder`."""
     return tempfile.SpooledTemporaryFile(max_size=in_memory, dir=str(folder))
 
 
 def cache_folder() -> Path:
-    """`CHARLM_CACHE`, else the folder that the platform has for caches."""
+    """Return `CHARLM_CACHE`, or the platform's folder for caches."""
     from platformdirs import user_cache_path  # here, since it is slow on Windows
 
     return Path(
@@ -120,9 +120,9 @@ def cache_folder() -> Path:
 
 
 def boot() -> str | None:
-    """What names the time since the machine was started, where that can be known.
+    """Return the id of the current boot of the machine, if known.
 
-    What was written in this time is on the disk or will be, whatever happens to a process.
+    What was written since then is on the disk or will be, even if the process ends.
     """
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
@@ -131,7 +131,7 @@ def boot() -> str | None:
 
 
 def publish_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Make `folder` with these files, in this order: it appears whole or not at all.
+    """Write `folder` atomically with these files, in this order.
 
     A folder of that name that exists already is replaced. Raises OSError.
     """
@@ -151,7 +151,7 @@ def _move(how: Callable[[Path, Path], None], source: Path, target: Path) -> None
 
 
 def temporary_path(path: Path) -> Path:
-    """A name beside `path` for what is unfinished, that no other process takes.
+    """Return a name beside `path` for unfinished work, which no other process takes.
 
     It is random: containers that share a folder also share the ids of processes.
     """
@@ -160,7 +160,7 @@ def temporary_path(path: Path) -> Path:
 
 
 def is_live(path: Path) -> bool:
-    """Is something unfinished held by a process that writes it, on this machine or in a container on it?
+    """Whether a process on this machine, or in a container on it, is still writing an unfinished file or folder.
 
     False also where the file system cannot tell.
     """
@@ -182,22 +182,22 @@ def is_live(path: Path) -> bool:
 
 
 def _hold(descriptor: int) -> None:
-    """Show others that this process is writing here, for as long as the descriptor is open."""
+    """Lock an unfinished file or folder while the descriptor is open, so that `is_live` is true for others."""
     if fcntl is not None:
-        with suppress(OSError):  # some network file systems have no locks: there age tells
+        with suppress(OSError):  # some network file systems have no locks; there only age tells
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _put_in_place(temporary: Path, folder: Path, may_stay: Callable[[], bool]) -> bool:
-    """Rename to a name that may be taken; what stood there is moved aside, and back if that fails.
+    """Rename to a name that may be taken; the folder there is moved aside first, and back if that fails.
 
-    False where what stands there may stay.
+    Returns False if the folder there may stay.
     """
     aside = _aside(folder)
     if folder.exists():
         if may_stay():
             return False
-        remove_tree(aside)  # of an attempt that was refused; it would be in the way
+        remove_tree(aside)  # left by a failed attempt, and in the way
         _move(os.rename, folder, aside)
     try:
         _move(os.rename, temporary, folder)
@@ -211,14 +211,14 @@ def _put_in_place(temporary: Path, folder: Path, may_stay: Callable[[], bool]) -
 
 
 def _aside(folder: Path) -> Path:
-    """Where the folder of that name waits while another takes its place."""
+    """Return where a folder is moved while another takes its place."""
     return folder.with_name(ASIDE + folder.name)
 
 
 def append(path: Path, data: bytes) -> None:
     """Add to the end of a file that may not exist yet, without waiting for the disk.
 
-    Raises OSError, also for a symbolic link, a pipe or a device: they lead out of the folder, or nowhere.
+    Raises OSError, also for a symbolic link, a pipe or a device, which lead out of the folder, or nowhere.
     """
     with open(path, "ab", opener=open_regular) as file:
         file.write(data)
@@ -239,7 +239,7 @@ def open_regular(path: str | Path, flags: int) -> int:
 
 
 def read_regular(path: Path, most: int) -> bytes:
-    """The bytes of a file that others may have put there; OSError for a link, a pipe, a device and for more than `most`."""
+    """Read a file that others may have put there. Raises OSError for links, pipes, devices and more than `most` bytes."""
     with open(path, "rb", opener=open_regular) as file:
         size = os.fstat(file.fileno()).st_size  # read() takes as much memory as it is asked for
         if size > most:
@@ -248,7 +248,7 @@ def read_regular(path: Path, most: int) -> bytes:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, and let the disk know of them."""
+    """Make a folder and those above it, and sync their names to the disk."""
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -256,7 +256,7 @@ def make_folder(folder: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder with all that is in it; first its name, so that it is never seen half gone.
+    """Remove a folder and its contents; it is renamed first, so that it is never seen half removed.
 
     A link, a pipe or a file in its place is removed itself.
     """
@@ -274,7 +274,7 @@ def remove_tree(folder: Path) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what a crash left unfinished in a folder, and put back what it left moved aside.
+    """Remove unfinished files and folders that a crash left behind, and put back what it left moved aside.
 
     What another process is writing stays.
     """
@@ -288,18 +288,18 @@ def remove_temporaries(folder: Path) -> None:
 
 
 def free_space(folder: Path) -> int:
-    """Bytes that can still be written there."""
+    """Return how many bytes can still be written there."""
     return shutil.disk_usage(folder).free
 
 
 def sync_file(file: BinaryIO) -> None:
-    """Wait until the disk has what was written."""
+    """Sync a file's contents to the disk."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the disk has the names in a folder (Windows has no such call, and needs none)."""
+    """Sync the names in a folder to the disk (Windows has no such call, and needs none)."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)

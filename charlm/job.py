@@ -1,4 +1,4 @@
-"""A training job: a run's folder, session, deadline and n-gram baseline, its logs and its report."""
+"""A training job: trains a run to its end, with its deadline, n-gram baseline, logs and report."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -67,7 +67,7 @@ class TrainingJob:
         teacher: Teacher | None = None,
         report_to: tuple[str, ...] | None = None,
     ) -> None:
-        """`deadline`: the deadline of a run that has a time. `teacher`: of a run that has one and is to be trained.
+        """`deadline`: of a run with a time budget. `teacher`: of a distilled run that is to be trained.
 
         `report_to`: the trackers to report to; None: those that the run was reported to before.
         """
@@ -80,7 +80,7 @@ class TrainingJob:
             best, steps = session.state.early_stopping.best_step, session.plan.total_steps
             self.last = Finished(step=session.state.step, reason=finished, best_step=best, total_steps=steps)
         self.complete: bool = self.ranks.share(self._is_complete)
-        """Is there nothing left to do, not even its report?"""
+        """Whether nothing is left to do, not even the report."""
         alone = self.ranks.is_first and not self.complete
         self.baseline = self._measure_baseline() if alone else None
         if teacher is not None:
@@ -94,7 +94,7 @@ class TrainingJob:
 
     @property
     def is_ngram(self) -> bool:
-        """Is it an n-gram model, which has no steps?"""
+        """Whether it is an n-gram model, which has no steps."""
         return self.session.model_config.is_ngram
 
     def _is_complete(self) -> bool:
@@ -102,14 +102,14 @@ class TrainingJob:
 
     @property
     def in_comparison(self) -> bool:
-        """Is it one of the runs of a comparison?"""
+        """Whether it is one of the runs of a comparison."""
         return (self.folder.path.parent / "comparison.json").is_file()
 
     def _measure_baseline(self) -> NgramBaseline | None:
         """Count n-grams and score them on the held-out part; None where nothing is held out, or it takes too long.
 
-        A long text is counted in part. A model with a prior is compared with that prior; otherwise the order is
-        chosen as `charlm eval` does. An n-gram model is compared with nothing.
+        Only a part of a long text is counted. The baseline of a model with a prior is that prior; else its order is
+        chosen as `charlm eval` does. An n-gram model has no baseline.
         """
         session, corpus = self.session, self.session.corpus
         most = BASELINE_SECONDS if self.deadline is None else BASELINE_SHARE * self.deadline.budget
@@ -155,12 +155,12 @@ class TrainingJob:
         if not self.ranks.is_first:
             yield from self._follow_first(trainer, stop)
             return
-        # The report of another step. Should this be killed, `charlm resume` makes that of the last one.
+        # The report is of an earlier step. If this process is killed, `charlm resume` writes the last one's.
         with suppress(OSError):
             (self.folder.path / REPORT).unlink(missing_ok=True)
         log_event = MetricsLog(self.folder.path, first_step)
         sample = lambda: self._sample(trainer.evaluator.predictor)  # noqa: E731
-        # Of divided weights, every character of a sample would be a pass that gathers them all.
+        # With sharded weights, every character of a sample would need a pass that gathers them all.
         self.samples = SampleLog(self.folder.path, first_step, None if self.ranks.shards else sample)
         report = self._report()
         try:
@@ -177,14 +177,14 @@ class TrainingJob:
                 report.close("failed", None, hurry=True)
 
     def _follow_first(self, trainer: Trainer, stop: Stop) -> Iterator[Event]:
-        """Train as rank 0 does, which alone keeps the logs."""
+        """Train in step with rank 0, which alone keeps the logs."""
         for event in trainer.run(stop):
             if isinstance(event, Finished):
                 self.last = event
             yield event
 
     def close(self, *, hurry: bool = False) -> list[Row]:
-        """Write the report; the facts of the run as rows of a table. In a `hurry` without what takes time.
+        """Write the report. Return the facts of the run as rows of a table. In a `hurry`, what takes time is left out.
 
         A report that cannot be written is a warning.
         """
@@ -205,7 +205,7 @@ class TrainingJob:
         return rows
 
     def _report(self) -> Reporting:
-        """The listener that reports to trackers, begun when it is needed first."""
+        """Return the listener that reports to trackers, started when it is first needed."""
         if self._trackers is None:
             self._trackers = Reporting(
                 self.folder.path,
@@ -217,7 +217,7 @@ class TrainingJob:
         return self._trackers
 
     def _sample(self, predictor: Predictor) -> str:
-        """What the predictor that was evaluated writes."""
+        """Write a sample with the predictor that was evaluated."""
         text = self.session.run.text
         with self.session.predicting():
             prompt = default_prompt(predictor)
@@ -225,7 +225,7 @@ class TrainingJob:
 
 
 def begin(prepared: Prepared, messages: Messages, *, shared_name: bool = False) -> TrainingJob:
-    """Write a new run, at step 0. With a `shared_name` other processes may be given the same one.
+    """Write a new run, at step 0. With a `shared_name` other processes may be given the same name.
 
     Raises UsageError where the name is taken, ResourceError where nothing can be written.
     """
@@ -248,7 +248,7 @@ def begin(prepared: Prepared, messages: Messages, *, shared_name: bool = False) 
 
 
 def _new_folder(request: TrainRequest, *, shared_name: bool) -> RunFolder:
-    """The folder of a new run, which rank 0 makes."""
+    """Return the folder of a new run, which rank 0 creates."""
     ranks, made = current(), list[RunFolder]()
 
     def make() -> str:
@@ -281,7 +281,7 @@ def reopen(
 ) -> TrainingJob:
     """Resume a run from its newest whole checkpoint: to the end of its plan, or for `time` seconds or `steps` more.
 
-    `first_time`: the seconds that a run has which was begun and never took a step. `moved`: where its text is
+    `first_time`: the time budget in seconds of a run that was begun but never took a step. `moved`: where its text is
     now. `report_to`: other trackers than before. Raises CheckpointError where it cannot be resumed, UsageError
     where `time` or `steps` have no effect.
     """
@@ -296,7 +296,7 @@ def reopen(
     if time is None and steps is None:
         if session.state.step == 0 and session.state.finished is None:
             deadline = _pace(session, first_time, started)
-        if deadline is not None:  # before the first step nothing depends on the first guess yet
+        if deadline is not None:  # before the first step nothing depends on the first plan yet
             begin_plan_anew(session, folder)
     elif not isinstance(session, TransformerSession):
         option = "--time" if time is not None else "--steps"
@@ -313,7 +313,7 @@ def reopen(
 
 
 def _pace(session: Session, budget: float | None, started: float) -> Deadline | None:
-    """The deadline of a run that begins, if it has a time."""
+    """Return the deadline of a new run, if it has a time budget."""
     if budget is None:
         return None
     afterwards = report_seconds(session.corpus, budget, session.plan.total_steps)
@@ -324,7 +324,7 @@ def _pace(session: Session, budget: float | None, started: float) -> Deadline | 
 
 
 def check_same_request(run: RunFolder, request: TrainRequest, messages: Messages) -> Snapshot:
-    """The newest checkpoint of a run that the same request began.
+    """Read the newest checkpoint of a run, checking that the same request began it.
 
     Raises UsageError where the request has other settings, CheckpointError where it names another text, or
     while another process trains the run.
@@ -354,9 +354,9 @@ def check_same_request(run: RunFolder, request: TrainRequest, messages: Messages
 
 
 def _differences(snapshot: Snapshot, asked: Mapping[str, Any]) -> list[str]:
-    """Each setting that differs from those the run was begun with; `threads` may."""
+    """List the settings that differ from those the run was begun with; `threads` may."""
     before = snapshot.run.asked
-    if before is None:  # of a comparison: compare with what was chosen in the end
+    if before is None:  # a run of a comparison: compare with what was chosen in the end
         configs = (snapshot.model_config, snapshot.training_config, snapshot.run.text)
         chosen = {name: value for config in configs for name, value in config.to_json().items()}
         before = {name: chosen.get(name, asked[name]) for name in asked}

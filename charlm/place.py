@@ -1,4 +1,4 @@
-"""Where a process stands among the ranks that train together, by the variables that torchrun sets."""
+"""The rank of a process among those that train together, from the environment variables that torchrun sets."""
 
 import os
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ PLACE_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a process stands among the ranks, by the variables that torchrun sets: by default alone."""
+    """The rank of a process, and how many there are, from torchrun's environment variables; by default a single process."""
 
     rank: int = 0
     size: int = 1
@@ -22,7 +22,7 @@ class Place:
 
     @classmethod
     def of_environment(cls) -> "Place":
-        """The place that the environment gives. Raises RankError where its numbers are none."""
+        """Read the place from the environment. Raises RankError where a variable is not a number, or the rank too high."""
         if not all(os.environ.get(name) for name in PLACE_VARIABLES):
             return cls()
         rank, size = _number("RANK"), _number("WORLD_SIZE")

@@ -24,12 +24,12 @@ def mix(*parts: ArrayLike) -> Words:
 
 
 def uniform(*parts: ArrayLike) -> NDArray[np.float64]:
-    """Numbers in [0, 1), of 53 bits, from integers."""
+    """Return numbers in [0, 1), of 53 bits, from integers."""
     return (mix(*parts) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def permute(items: NDArray[np.int64], n: int, key: int) -> NDArray[np.int64]:
-    """Where a random permutation of 0..n-1 sends `items`, without making the permutation.
+    """Return where a random permutation of 0..n-1 sends `items`, without computing all of it.
 
     A Feistel network over the next power of four; what falls outside goes round again
     (Black and Rogaway 2002), so memory and time do not depend on n.

@@ -1,4 +1,4 @@
-"""A trained run: sample from it, score texts with it, look into its model.
+"""A trained run, loaded: sample from it, score texts with it, look into its model.
 
 Axes: B texts side by side, T symbols, V symbols of the model.
 """
@@ -48,12 +48,12 @@ if TYPE_CHECKING:
     from charlm.evaluation.surprisal import Unit
 
 OTHER = "\ufffd"
-"""Stands in `Run.next` for all characters that are spelled in several bytes."""
+"""The key in `Run.next` for all characters that are encoded in several bytes."""
 REPORT, REPORT_HEIGHT = "report.html", 720
 
 
 def runs_root(checkpoints: str | os.PathLike[str] | None) -> Path:
-    """The folder of runs."""
+    """Return the folder of runs."""
     named = os.fspath(checkpoints) if checkpoints is not None else os.environ.get("CHARLM_CHECKPOINTS")
     return Path(os.path.expanduser(named or "checkpoints"))
 
@@ -63,7 +63,7 @@ def find_run(
     checkpoints: str | os.PathLike[str] | None = None,
     messages: Messages | None = None,
 ) -> RunFolder:
-    """The folder of a run: by its name, by its path, or the newest. Raises CheckpointError."""
+    """Find the folder of a run by its name, by its path, or the newest. Raises CheckpointError."""
     if run is not None:
         path = Path(os.path.expanduser(os.fspath(run)))
         if len(path.parts) > 1 and (path / "run.json").is_file():
@@ -83,8 +83,8 @@ def load(
     """Load a trained run: by its name, by its path, or the newest.
 
     `checkpoint` is "latest", "best" or a step; by default the latest, or the best after early stopping.
-    `checkpoints` is the folder of runs, by default $CHARLM_CHECKPOINTS or `checkpoints/`. `device`: where its
-    transformers compute, `cpu`, `cuda`, `mps` or `auto` (a GPU that works, else the CPU). Raises CheckpointError,
+    `checkpoints` is the folder of runs, by default $CHARLM_CHECKPOINTS or `checkpoints/`. `device`: where
+    transformers run, `cpu`, `cuda`, `mps` or `auto` (a GPU that works, else the CPU). Raises CheckpointError,
     UsageError.
     """
     found = find_run(run, checkpoints, messages)
@@ -101,7 +101,7 @@ class Run:
         device: str = "cpu",
         messages: Messages | None = None,
     ) -> None:
-        """Use `load` instead. Raises CheckpointError where the checkpoint is not whole, UsageError without the device."""
+        """Use `load` instead. Raises CheckpointError for a damaged checkpoint, UsageError if there is no such device."""
         self._folder, self._wanted, self._messages = folder, pick_device(device), messages or Messages()
         self.which = checkpoint or "latest"
         """`latest`, `best` or the step."""
@@ -137,12 +137,12 @@ class Run:
 
     @cached_property
     def predictor(self) -> Predictor:
-        """What predicts: the contract of `charlm.inference.predictor`."""
+        """The predictor of the run, by the contract of `charlm.inference.predictor`."""
         return predictor_of(self.snapshot, self._wanted, say=self._messages.say)
 
     @property
     def device(self) -> torch.device:
-        """Where it computes: the CPU too where the GPU cannot compute with this model."""
+        """Where the model runs: the CPU also if the GPU cannot run this model."""
         return self.predictor.device
 
     @property
@@ -254,7 +254,8 @@ class Run:
     ) -> Iterator[Piece | Ended]:
         """Continue prompts, which are read as they stand, and yield the text of all samples in pieces.
 
-        `surprisal`: with that of each character. None is the default prompt. A `top_k` above the number of symbols is lowered to it. Raises UsageError, at the call.
+        `surprisal`: include that of each character. A prompt of None is the default prompt. A `top_k` above the number of
+        symbols is lowered to it. Raises UsageError, at the call.
         """
         if regex is not None and (stops or one_document):
             other = "stop" if stops else "one_document"
@@ -283,14 +284,14 @@ class Run:
 
     @contextmanager
     def _fastest(self) -> Iterator[None]:
-        """Within it, one of torch's threads computes where that is faster."""
+        """Use a single torch thread within the block, where that is faster."""
         with threads_restored():
             if self.predictor.single_threaded:
                 torch.set_num_threads(1)
             yield
 
     def read_prompt(self, prompt: str) -> str:
-        """A prompt changed as the run's text was. Raises UsageError for half of a surrogate pair."""
+        """Normalize a prompt as the run's text was. Raises UsageError for half of a surrogate pair."""
         _check_valid("the prompt", prompt)
         return normalize(prompt, self.text_config)
 
@@ -324,7 +325,7 @@ class Run:
         return evaluate_run(self, named, part or "held-out", stride)
 
     def verbatim(self, texts: Sequence[str]) -> "VerbatimReport":
-        """What of each text stands in the training text word for word, and what of held-out text of that length does.
+        """Measure how much of each text is copied word for word from the training text, and how much of held-out text is.
 
         Raises UsageError where a text is not valid, and CheckpointError where the training text is gone.
         """
@@ -343,7 +344,7 @@ class Run:
                 return report
 
     def score(self, text: str) -> NDArray[np.float64]:
-        """Bits of each character of a text, given those before it: (characters,). Their mean is the figure of `evaluate`.
+        """Return the bits of each character of a text, given those before it: (characters,). `evaluate` reports their mean.
 
         The text is scored as it stands. Raises UsageError where it is not valid text.
         """
@@ -382,7 +383,7 @@ class Run:
         return surprisal_rows(scorer, config, "text", _valid([text] if isinstance(text, str) else text))
 
     def context_rule(self, stride: int | None = None) -> ContextRule:
-        """What each prediction of a text may see. Raises UsageError if `stride` is not allowed."""
+        """Return the rule of which context each prediction may see. Raises UsageError if `stride` is not allowed."""
         rule = self.predictor.rule
         if stride is None:
             return rule
@@ -394,9 +395,9 @@ class Run:
             raise UsageError(str(error)) from None
 
     def next(self, prompt: str = "", *, recent: bool = True) -> dict[str, float]:
-        """Probabilities of the next character after a prompt, by character; they sum to one.
+        """Return the probabilities of the next character after a prompt, by character; they sum to one.
 
-        Characters that are spelled in several bytes share the key U+FFFD. Where the model tells documents
+        Characters that are encoded in several bytes share the key U+FFFD. Where the model tells documents
         apart, the prompt begins one, and the key "" is its end. `recent=False` leaves recent n-grams out, as samples do.
         """
         vocabulary, predictor = self.tokenizer, self.predictor if recent else without_recent(self.predictor)
@@ -407,7 +408,7 @@ class Run:
         return self.by_character(logp[0])
 
     def by_character(self, logp: torch.Tensor) -> dict[str, float]:
-        """Probabilities by character, with the keys of `next`, from log-probabilities (V,) of every id."""
+        """Sum probabilities by character, with the keys of `next`, from log-probabilities (V,) of every id."""
         found: dict[str, float] = {}
         for symbol, p in zip(self._names, logp.double().exp().tolist(), strict=True):
             found[symbol] = found.get(symbol, 0.0) + p
@@ -423,7 +424,7 @@ class Run:
         return f"<charlm run {self.name}: step {self.step}{bits}; {one_line(str(self.path))}>"
 
     def _repr_html_(self) -> str:
-        """The report as a frame of its own; the plain line where there is none."""
+        """Return the report in an iframe, or the repr if there is no report."""
         try:
             page = (self.path / REPORT).read_text("utf-8")
         except (OSError, ValueError):
@@ -443,7 +444,7 @@ def evaluate_run(
     moved: Moved | None = None,
     messages: Messages | None = None,
 ) -> "Evaluation":
-    """Score named texts, or a part of the run's own text where there are none, with baselines beside them."""
+    """Score named texts, or a part of the run's own text if there are none, and compute baselines."""
     messages = messages or Messages()
     corpus = text_of_run(run.snapshot, messages, needed=texts is None, moved=moved)
     if texts is None:
@@ -457,7 +458,7 @@ def evaluate_run(
 
 
 def part_of_run(run: Run, part: str, moved: Moved | None, messages: Messages) -> tuple[str, str]:
-    """The name and the text of a part of the run's own text. Raises CheckpointError where it is gone, TextError."""
+    """Return the name and the text of a part of the run's own text. Raises CheckpointError where it is gone, TextError."""
     corpus = text_of_run(run.snapshot, messages, needed=True, moved=moved)
     assert corpus is not None
     return _part(run, corpus, part)
@@ -478,9 +479,9 @@ def _part(run: Run, corpus: Corpus, part: str) -> tuple[str, str]:
 def text_of_run(
     snapshot: Snapshot, messages: Messages, *, needed: bool, moved: Moved | None = None
 ) -> Corpus | None:
-    """The text that a run was trained on; None if it is gone and not `needed`. Raises CheckpointError.
+    """Open the text that a run was trained on; None if it is gone and not `needed`. Raises CheckpointError.
 
-    `moved`: where it is now. What is named there is needed.
+    `moved`: where it is now, which makes it needed.
     """
     try:
         corpus = corpus_of(snapshot, moved)
@@ -496,7 +497,7 @@ def text_of_run(
 
 
 def _valid(pieces: Iterable[str]) -> Iterator[str]:
-    """The pieces of a text. Raises UsageError for half of a surrogate pair."""
+    """Yield the pieces of a text. Raises UsageError for half of a surrogate pair."""
     for piece in pieces:
         _check_valid("the text", piece)
         yield piece
@@ -510,9 +511,9 @@ def _check_valid(what: str, text: str) -> None:
 
 
 def _symbols(vocabulary: Vocabulary) -> list[str]:
-    """What each id stands for, (V,), as `Run.next` names it."""
+    """Return what each id stands for, (V,), as `Run.next` names it."""
     found = [spelling.decode("utf-8", "replace") for spelling in vocabulary.spellings]
     for byte in range(128):
-        if chr(byte) in vocabulary.chars:  # which its byte never spells
+        if chr(byte) in vocabulary.chars:  # then its byte alone never encodes it
             found[vocabulary.id_of_byte[byte]] = OTHER
     return found

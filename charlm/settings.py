@@ -1,4 +1,4 @@
-"""What a setting is: a name, a type, a default, help and limits, written in one line of a dataclass."""
+"""Settings as annotated dataclass fields: name, type, default, help and limits in one line, checked and read from JSON."""
 
 import math
 from dataclasses import dataclass, fields
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self, get_args, get_origin, get_type_hints
 from charlm.suggestions import value_meant
 
 LARGE = 1e5
-"""Above this a limit only keeps out nonsense, and is not worth a reader's time."""
+"""An upper limit above this only rules out nonsense, and is not shown."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Choices(Choice):
 
 
 class Mark(Enum):
-    """What else is to be known of a setting, beside its help and limits."""
+    """Properties of a setting, besides its help and limits."""
 
     BASIC = "most people need it: the short help shows it"
     PLANNED = "the plan chooses it unless it is given"
@@ -89,7 +89,7 @@ class Setting:
             raise ValueError(f"`{self.name}` is {value!r}; allowed: {self.limit}{self._meant(value)}")
 
     def _meant(self, value: Any) -> str:
-        """The end of that sentence: the word that was meant, or the share where percent were given."""
+        """Return the end of the error: the word that was meant, or the share where a percentage was given."""
         if isinstance(self.limit, Choice):
             if "," in str(value) and not isinstance(self.limit, Choices):
                 return ""
@@ -100,7 +100,7 @@ class Setting:
 
 
 class Settings:
-    """Base of the configurations below: checks each field, and goes to JSON and back."""
+    """Base class of configurations: checks each field, and converts to JSON and back."""
 
     def __post_init__(self) -> None:
         for setting in settings_of(type(self)):

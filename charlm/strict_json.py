@@ -50,7 +50,7 @@ def dump_json(value: Mapping[str, Any], *, compact: bool = False) -> bytes:
 
 
 def replace_nonfinite(value: Any) -> Any:
-    """The same value with None for NaN and the infinities, which JSON does not have."""
+    """Return the value with None for NaN and the infinities, which JSON does not have."""
     if isinstance(value, float):
         return value if isfinite(value) else None
     if isinstance(value, Mapping):
@@ -79,7 +79,7 @@ def from_json(kind: type[T], value: Any, path: str = "") -> T:
 
 
 def read_as(kind: type[T], value: Any, name: str) -> T:
-    """The same for the contents of a file: raises CheckpointError, naming the file."""
+    """Rebuild a dataclass from the contents of a file. Raises CheckpointError, naming the file."""
     try:
         return from_json(kind, value)
     except ValueError as error:

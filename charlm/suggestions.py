@@ -1,4 +1,4 @@
-"""What a user probably meant: names that other tools use, in tables, before letters are compared."""
+"""Suggest what a user probably meant: first from tables of names that other tools use, then by similar spelling."""
 
 import re
 from collections.abc import Collection, Iterable, Sequence
@@ -14,13 +14,13 @@ _RESUME = "=to resume a run: charlm resume RUN"
 
 
 def _pairs(table: str) -> list[tuple[str, str]]:
-    """Each name with its meaning, from lines `meaning <- names`."""
+    """Parse lines `meaning <- names` into pairs of a name and its meaning."""
     lines = [line.split(" <- ") for line in table.strip().splitlines()]
     return [(name, meaning) for meaning, names in lines for name in names.split()]
 
 
 # Options of charlm without dashes, the best first, separated by `|`: the first that the command has is suggested.
-# `a + b` suggests both; a value may follow an option; `=` begins a sentence, for what charlm does in another way.
+# `a + b` suggests both; a value may follow an option; `=` begins a sentence, for what charlm does differently.
 # A name `COMMAND:NAME` holds for one command only.
 OPTIONS = dict(
     _pairs(f"""
@@ -214,14 +214,14 @@ NO_WORDS = "charlm has no words, tokens or graphemes; its units are chars or byt
 
 
 def plain(name: str) -> str:
-    """A name as the tables have it: no dashes before it, hyphens within, small letters."""
+    """Normalize a name as in the tables: no leading dashes, hyphens for underscores, lower case."""
     return name.split("=")[0].strip("-").replace("_", "-").lower()
 
 
 def option_meant(name: str, available: Collection[str], command: str = "") -> str | None:
-    """What the table says an option means: options with their dashes, or a sentence after `=`; None where it is silent.
+    """Look up what an option means: options with their dashes, or a sentence after `=`; None if the table has none.
 
-    `available` are the options there are, without their dashes. One of these, spelled in another way, comes first.
+    `available` are the existing options, without their dashes. One of these, spelled differently, comes first.
     """
     wanted = plain(name)
     if wanted in available:
@@ -238,13 +238,13 @@ def option_meant(name: str, available: Collection[str], command: str = "") -> st
 
 
 def option_like(name: str, available: Iterable[str], cutoff: float = 0.7) -> str | None:
-    """The option, with its dashes, that has nearly the same letters; None where there is none."""
+    """Return the option, with its dashes, of most similar spelling; None if none is similar."""
     close = get_close_matches(plain(name), sorted(available), 1, cutoff) if len(plain(name)) > 2 else []
     return f"--{close[0]}" if close else None
 
 
 def setting_meant(name: str, available: Collection[str]) -> str | None:
-    """The name of a setting, with its underscores, that was meant by another."""
+    """Return the setting, with its underscores, that was meant by another name."""
     options = [each.replace("_", "-") for each in available]
     meant = option_meant(name, options)
     if meant is None or meant.startswith("="):
@@ -253,7 +253,7 @@ def setting_meant(name: str, available: Collection[str]) -> str | None:
 
 
 def command_meant(name: str, available: Iterable[str]) -> str | None:
-    """The command line that was probably meant by a command that is not there."""
+    """Return the command line that was probably meant by an unknown command."""
     wanted, names = plain(name), list(available)
     if wanted in names:
         return wanted
@@ -265,7 +265,7 @@ def command_meant(name: str, available: Iterable[str]) -> str | None:
 
 
 def name_meant(name: str, names: Sequence[str]) -> str | None:
-    """Of these names the one that was given as the end of a path, that alone begins so, or that has nearly its letters."""
+    """Return the name that was meant: the last part of a path, the only one with this prefix, or one of similar spelling."""
     last = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
     if last in names:
         return last
@@ -275,7 +275,7 @@ def name_meant(name: str, names: Sequence[str]) -> str | None:
 
 
 def value_meant(setting: str, value: object, allowed: Sequence[str]) -> str:
-    """The end of a sentence that refuses words, with those that were meant; empty where they are not known."""
+    """Return the end of an error about invalid words, with those that were meant; empty if unknown."""
     meant = []
     for word in str(value).split(","):
         wanted = word.strip().lower().replace("_", "-")
@@ -290,7 +290,7 @@ def value_meant(setting: str, value: object, allowed: Sequence[str]) -> str:
 
 
 def number_meant(text: str, *, whole: bool) -> str | None:
-    """The number that was probably meant by `10%`, `0,5`, `10,000`, `4.0`, `1e3`, `5k` or `3 layers`."""
+    """Return the number that was probably meant by `10%`, `0,5`, `10,000`, `4.0`, `1e3`, `5k` or `3 layers`."""
     match = re.fullmatch(
         r"([-+]?\d[\d_]*(?:[.,]\d+)*(?:e[-+]?\d+)?)\s*(%|[a-z]*)\.?", text.strip().lower(), re.ASCII
     )
@@ -310,7 +310,7 @@ def number_meant(text: str, *, whole: bool) -> str | None:
 
 
 def time_meant(text: str) -> str | None:
-    """The time that was probably meant by `60 s`, `10min`, `1:30`, `00:10:00`, `2 hours` or `1d`."""
+    """Return the time that was probably meant by `60 s`, `10min`, `1:30`, `00:10:00`, `2 hours` or `1d`."""
     clock = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip(), re.ASCII)
     if clock:
         days, hours, minutes, seconds = (int(group or 0) for group in clock.groups())
@@ -326,7 +326,7 @@ def time_meant(text: str) -> str | None:
 
 
 def written_time(seconds: int) -> str | None:
-    """Seconds as `--time` takes them; None for less than one."""
+    """Format seconds as `--time` takes them; None for less than one."""
     if seconds == 60:
         return "60s"
     hours, minutes, rest = seconds // 3600, seconds // 60 % 60, seconds % 60

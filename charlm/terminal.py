@@ -1,4 +1,4 @@
-"""The one filter between foreign text and a terminal, and streams that cannot end a run."""
+"""Print safely: escape control characters in foreign text, and keep failing output streams from ending a run."""
 
 import io
 import os
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import IO, Any
 
-# What a terminal obeys or hides instead of showing: C0 but newline and tab, DEL, C1, bidirectional
+# What a terminal acts on or hides instead of showing: C0 but newline and tab, DEL, C1, bidirectional
 # controls, line and paragraph separators, byte order mark, interlinear annotation, lone
 # surrogates, tags. Joiners and variation selectors stay: emoji and several scripts need them.
 _UNSAFE = re.compile(
@@ -30,7 +30,7 @@ _DIM, _NOT_DIM = "\x1b[2m", "\x1b[22m"
 
 
 def visible(text: str, *, dim: bool = False) -> str:
-    r"""Return `text` with all that could steer a terminal spelled out, such as `\x1b`.
+    r"""Return `text` with all that could control a terminal escaped, such as `\x1b`.
 
     Each character is judged alone, so filtering a stream piece by piece equals filtering it whole.
     With `dim`, each escape is shown dim, to tell it from the same characters in the text.
@@ -53,17 +53,17 @@ def one_line(text: str, limit: int = 200) -> str:
 
 
 def unescaped(text: str) -> str:
-    r"""Return `text` with its escapes read: `\n`, `\t`, `\r`, `\\`, `\xHH`, `\uHHHH`, `\UHHHHHHHH`.
+    r"""Return `text` with its escapes decoded: `\n`, `\t`, `\r`, `\\`, `\xHH`, `\uHHHH`, `\UHHHHHHHH`.
 
     Two `\u` that are a surrogate pair, as JSON writes them, are one character. Any other backslash,
-    and an escape that names no character, stays as it is. So the escapes that `visible` and `one_line`
-    print can be typed back. Raises nothing.
+    and an escape that names no character, stays as it is. The escapes that `visible` and `one_line`
+    print can therefore be typed back. Raises nothing.
     """
     return _ESCAPED.sub(_read_escape, text)
 
 
 def width_of(stream: IO[str] | None) -> int | None:
-    """How many cells a line has on the terminal that `stream` is; None where it is none. Raises nothing."""
+    """Return the width in cells of the terminal that `stream` is; None if it is none. Raises nothing."""
     if stream is None or not _is_terminal(stream):
         return None
     with suppress(OSError, ValueError, AttributeError):
@@ -105,7 +105,7 @@ def _broken(line: str, width: int) -> str:
 
 
 def _cells(text: str) -> int:
-    """About how many cells a terminal shows it in."""
+    """Return about how many cells a terminal needs for it."""
     if text.isascii():
         return len(text)
     return sum(
@@ -134,7 +134,7 @@ def _bytes(char: str) -> str:
 
 
 def first_of(parts: Sequence[str], most: int = 20, limit: int = 100) -> str:
-    """Return the first of `parts`, none of them cut, as one visible line: so many, of so many characters together.
+    """Return the first of `parts`, none of them cut, as one visible line of at most so many parts and characters.
 
     `...` stands for the others. Raises nothing.
     """
@@ -157,10 +157,10 @@ def command_line(words: Sequence[str]) -> str:
 
 
 def plain_streams() -> None:
-    """Make standard output and error unable to end a run by what is printed. Raises nothing.
+    """Make standard output and error safe to print to: no failure to write ends a run. Raises nothing.
 
-    A console keeps its encoding and shows what that lacks as an escape. What is not a terminal
-    gets UTF-8 and newlines as they are, so that a file holds the text on every platform.
+    A terminal keeps its encoding and shows what that lacks as an escape. Anything else gets UTF-8 and
+    unchanged newlines, so that a file holds the text on every platform.
     """
     _reconfigure(sys.stderr, errors="backslashreplace")
     if _is_terminal(sys.stdout):
@@ -172,7 +172,7 @@ def plain_streams() -> None:
 
 
 def be_quiet(quiet: bool) -> None:
-    """From now on print only results, warnings and errors, or everything again."""
+    """Print only results, warnings and errors from now on; or, if not `quiet`, everything again."""
     global _quiet
     _quiet = quiet
 
@@ -183,12 +183,12 @@ def is_quiet() -> bool:
 
 
 def bars_disabled() -> bool | None:
-    """What tqdm's `disable` is to be: no bars where it is quiet; else (None) bars on terminals only."""
+    """Return the value of tqdm's `disable`: True if quiet, else None, for bars on terminals only."""
     return True if _quiet else None
 
 
 def no_colours() -> None:
-    """Colour nothing from now on, as NO_COLOR says it, whatever FORCE_COLOR says."""
+    """Turn colours off from now on, as NO_COLOR does, whatever FORCE_COLOR is."""
     os.environ["NO_COLOR"] = "1"
     os.environ.pop("FORCE_COLOR", None)
 
@@ -203,7 +203,7 @@ def colour(stream: IO[str] | None) -> bool:
 
 
 def _obeys_escapes(stream: Any) -> bool:
-    """Whether a terminal obeys escapes: a console of Windows does once it was asked to."""
+    """Whether a terminal interprets escapes; a Windows console does once asked to."""
     if sys.platform != "win32":
         return True
     import ctypes
@@ -217,7 +217,7 @@ def _obeys_escapes(stream: Any) -> bool:
 
 
 class _Sturdy:
-    """A stream that never complains: whoever read it may be gone, and what it tells is not the result."""
+    """A stream that ignores failed writes: its reader may be gone, and what it shows is not the result."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -282,7 +282,7 @@ def _reconfigure(stream: Any, **how: str) -> None:
 
 
 def percent(share: float) -> str:
-    """A share between 0 and 1 in percent: `0 %`, `< 0.1 %`, `12.3 %`."""
+    """Format a share between 0 and 1 in percent: `0 %`, `< 0.1 %`, `12.3 %`."""
     if share == 0:
         return "0 %"
     return f"{100 * share:.1f} %" if share >= 0.001 else "< 0.1 %"

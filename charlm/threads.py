@@ -1,4 +1,4 @@
-"""How many threads to compute with: what was asked for, else the CPUs that this process may use."""
+"""Choose the number of threads to compute with: what was asked for, else the CPUs that this process may use."""
 
 import os
 from collections.abc import Iterator
@@ -10,20 +10,20 @@ from typing import Any
 from charlm.place import Place
 
 ROOT = Path("/")
-"""Where `proc` and `sys` are looked for."""
+"""The folder that has `proc` and `sys`."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-"""torch obeys these by itself; where one is set, it is the default, and nothing else is looked at."""
+"""torch obeys these itself; if one is set, it is the default, and the CPUs are not counted."""
 _in_force: int | None = None
 _most: int | None = None
 
 SPINS = 20_000
-"""How often a waiting thread of GCC's OpenMP looks again before it sleeps: 0.3 to 1 millisecond, by processor."""
+"""How often a waiting thread of GCC's OpenMP checks again before it sleeps: 0.3 to 1 millisecond, by processor."""
 
 
 def use_threads(asked: int | None) -> int:
-    """Compute with so many threads from now on, by default with as many as `default_threads`; how many.
+    """Use `asked` threads from now on, by default as many as `default_threads`. Return how many.
 
-    They are torch's. NumPy's matrix products and our own workers use as many or fewer.
+    This sets torch's threads. NumPy's matrix products and our own workers use as many or fewer.
     """
     import torch  # here: it is slow to import
 
@@ -37,7 +37,7 @@ def use_threads(asked: int | None) -> int:
 
 
 def change_threads(number: int) -> None:
-    """Compute with another number of threads, on the way: `most_threads` stays."""
+    """Use another number of threads during a run; `most_threads` stays."""
     import torch
 
     global _in_force
@@ -46,15 +46,15 @@ def change_threads(number: int) -> None:
 
 
 def most_threads() -> int:
-    """As many as the run would use that began last, had nothing been asked for."""
+    """Return how many threads the run that began last would use by default."""
     return _most or default_threads()
 
 
 def wait_briefly() -> None:
-    """Let torch's threads, before torch is imported, wait for each other a moment only, and then sleep.
+    """Make torch's threads wait for each other only briefly before they sleep; call it before torch is imported.
 
-    Waiting longer keeps a processor busy, and beside another program steps take ten times as long. Sleeping at once
-    doubles the time of a small step. Where OMP_WAIT_POLICY is set, nothing is changed.
+    Longer busy waiting occupies a processor, and makes steps beside another program take ten times as long. Sleeping at
+    once doubles the time of a small step. Where OMP_WAIT_POLICY is set, nothing is changed.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -63,7 +63,7 @@ def wait_briefly() -> None:
 
 @contextmanager
 def threads_restored() -> Iterator[None]:
-    """Give torch its number of threads back afterwards."""
+    """Restore torch's number of threads when the block ends."""
     import torch
 
     before = torch.get_num_threads()
@@ -74,12 +74,12 @@ def threads_restored() -> Iterator[None]:
 
 
 def threads() -> int:
-    """The number of threads in force, for our own workers."""
+    """Return the number of threads in force, for our own workers."""
     return _in_force or available()
 
 
 def default_threads() -> int:
-    """torch's own choice (a thread a core), but no more than the CPUs that this process may use."""
+    """Return torch's own choice (a thread per core), but no more than the CPUs that this process may use."""
     import torch
 
     chosen: int = torch.get_num_threads()
@@ -87,12 +87,12 @@ def default_threads() -> int:
 
 
 def available() -> int:
-    """How many CPUs this process may use, at least 1; ranks on one machine share its own."""
+    """Return how many CPUs this process may use, at least 1; ranks on one machine share its CPUs."""
     return max(1, min(limits().values()) // Place.of_environment().local_size)
 
 
 def limits() -> dict[str, int]:
-    """The CPUs that each thing allows this process: the machine, its affinity, its cgroups, PYTHON_CPU_COUNT."""
+    """Return how many CPUs each limit allows: the machine, the affinity, the cgroups, PYTHON_CPU_COUNT."""
     found = {"machine": os.cpu_count() or 1}
     if hasattr(os, "sched_getaffinity"):
         found["affinity"] = len(os.sched_getaffinity(0))
@@ -108,7 +108,7 @@ def limits() -> dict[str, int]:
 
 
 def cgroup_cpus(root: Path) -> int | None:
-    """The CPUs that the cgroups of this process allow, rounded up; None where they set no limit.
+    """Return how many CPUs the cgroups of this process allow, rounded up; None where they set no limit.
 
     A limit may be set on any cgroup from that of the process up to the top of the hierarchy. In a container the path
     of the process may not exist, but the top does.
@@ -125,7 +125,7 @@ def cgroup_cpus(root: Path) -> int | None:
 
 
 def _share(cgroup: Path) -> float | None:
-    """How many CPUs' time one cgroup allows: quota / period, in version 2 or 1; None where it sets no limit."""
+    """Return the CPU quota of one cgroup, quota / period, in version 2 or 1; None where it sets no limit."""
     names = ("cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us")
     both = " ".join(line for name in names for line in _lines(cgroup / name)).split()
     try:

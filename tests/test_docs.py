@@ -123,9 +123,9 @@ def ideas_page() -> str:
     lines = [
         "# Ideas",
         "",
-        "Every idea in the model, as `charlm explain TOPIC` shows it: what it is, an example with real numbers, where the",
-        "code is, and the command that measures what it buys. `python -m tests.test_docs > docs/ideas.md` makes this page;",
-        "a test keeps it fresh.",
+        "The ideas behind language models that charlm implements, as `charlm explain TOPIC` prints them: what each is, an",
+        "example with real numbers, where the code is, and the command that measures its effect on your text. To update this",
+        "page, run `python -m tests.test_docs > docs/ideas.md`; a test checks that it is up to date.",
     ]
     for found in (charlm_json("explain", topic)[0] for topic in topics):
         title, _, rest = found["text"].partition("\n")

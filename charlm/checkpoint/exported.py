@@ -1,4 +1,4 @@
-"""A folder that `charlm export --to hf` wrote: what it says of the run, and how it is read back, as strictly as a checkpoint."""
+"""Read a folder that `charlm export --to hf` wrote, as strictly as a checkpoint, and describe what its files hold."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,13 +25,13 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class ExportFacts:
-    """What charlm.json says: all of a run that Qwen3's own files have no place for."""
+    """The contents of charlm.json: all of a run that the files of Qwen3 have no place for."""
 
     format: int = FORMAT
     charlm: str  # the version that wrote it
     name: str
     step: int
-    temperature: float  # is in the weights already
+    temperature: float  # already applied to the weights
     model: dict[str, Any]
     training: dict[str, Any]
     text: TextConfig
@@ -41,7 +41,7 @@ class ExportFacts:
 
 
 def without_paths(facts: RunFacts) -> tuple[TextConfig, CorpusFacts]:
-    """How a text was read and which it was, without the folders of this computer: an export is passed on."""
+    """Return the facts about a run's text without the folders of this computer, since an export is passed on."""
     text, corpus = facts.text, facts.corpus
     if text.val_file is not None:
         text = replace(text, val_file=PurePath(text.val_file).name)
@@ -50,7 +50,7 @@ def without_paths(facts: RunFacts) -> tuple[TextConfig, CorpusFacts]:
 
 
 def qwen3_config(shape: Qwen3Shape, end: int | None) -> dict[str, Any]:
-    """config.json for transformers; `end` is the id that ends a document. `rope_theta` is for versions before 5."""
+    """Return config.json for transformers; `end` is the id that ends a document. `rope_theta` is for versions before 5."""
     return {
         "architectures": ["Qwen3ForCausalLM"],
         "model_type": "qwen3",
@@ -79,12 +79,12 @@ def qwen3_config(shape: Qwen3Shape, end: int | None) -> dict[str, Any]:
 
 
 def is_exported(folder: Path) -> bool:
-    """Is it a folder such as `charlm export --to hf` or transformers writes?"""
+    """Whether it is a folder as `charlm export --to hf` or transformers writes it."""
     return (folder / CONFIG_FILE).is_file() and not (folder / "run.json").exists()
 
 
 def read_exported(folder: Path) -> tuple[Snapshot, str]:
-    """The run that an exported folder holds, and the SHA-256 of its weights. Raises CheckpointError.
+    """Read the run in an exported folder, and the SHA-256 of its weights. Raises CheckpointError.
 
     Nothing but JSON and safetensors is read. Tensors are checked before they are loaded, and must be those that charlm wrote.
     """
@@ -126,7 +126,7 @@ def read_exported(folder: Path) -> tuple[Snapshot, str]:
 
 
 def _check_config(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """CheckpointError where config.json describes another model; what does not change the weights' meaning may differ."""
+    """Raise CheckpointError if config.json describes another model; what does not change the weights' meaning may differ."""
     free = (
         "architectures",
         "rope_theta",
@@ -145,7 +145,7 @@ def _check_config(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None
 
 
 def _read_weights(folder: Path, shape: Qwen3Shape, temperature: float) -> tuple[dict[str, Tensor], str]:
-    import torch  # here: lists of runs are made without waiting for torch
+    import torch  # here: `charlm runs` need not wait for torch
 
     with torch.device("meta"):
         expected = {name: torch.empty(size) for name, size in shape.tensors().items()}

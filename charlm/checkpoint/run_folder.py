@@ -21,25 +21,25 @@ STEP_NAME = re.compile(r"step-(\d{8,12})")
 KEEP_LAST = 2
 RUN_NAME = re.compile(r"[^\W_.](?:[\w.+-]{0,98}[\w+-])?")
 WINDOWS_DEVICE = re.compile(r"(?:con|prn|aux|nul|(?:com|lpt)[0-9¹²³])(?:\..*)?", re.IGNORECASE)
-"""Refused everywhere, like a final dot: the folder may be copied to Windows."""
+"""Device names on Windows, refused everywhere, like a final dot: the folder may be copied there."""
 MAX_NAME = 200
-"""Bytes of a run's name: file systems take 255, and names of unfinished folders are longer than the run's."""
+"""Most bytes in a run's name: file systems take 255, and unfinished folders have longer names than the run."""
 MAX_ENTRY = 255
 LOCK = ".lock"
 MAX_LISTED = 5
-"""Unreadable folders that are named in a warning."""
+"""Most unreadable folders that a warning names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DivisionFacts:
-    """What the vocabulary and the division of a fine-tuning text depend on, besides the text itself."""
+    """What the vocabulary and the split of a fine-tuning text depend on, besides the text itself."""
 
-    vocabulary: dict[str, Any]  # of the parent, as its file has it
+    vocabulary: dict[str, Any]  # of the parent, as in its file
     key: str  # of the parent's text
     sha256: str
     chars: int
     spans: dict[str, list[tuple[int, int]]] | None
-    looked: bool  # were the parent's held-out passages looked for in the new text?
+    looked: bool  # whether the parent's held-out passages were searched for in the new text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +48,12 @@ class CorpusFacts:
 
     label: str
     sources: tuple[str, ...]
-    key: str  # in the cache: of the contents and of how they are divided
+    key: str  # in the cache: a hash of the contents and of how they are split
     sha256: str
     chars: int = 0
     train_chars: int = 0
     held_out_chars: int = 0
-    inherited_split: dict[str, Any] | None = None  # the division, where the parent's holds in it
+    inherited_split: dict[str, Any] | None = None  # the split, if it keeps the parent's
     earlier: DivisionFacts | None = None
 
 
@@ -65,7 +65,7 @@ class ParentFacts:
     step: int
     weights_sha256: str
     block_size: int
-    counted: bool  # do its n-grams count in the new run's n-gram model?
+    counted: bool  # whether its n-grams are counted in the new run's n-gram model
     corpus: CorpusFacts
     text: TextConfig
 
@@ -76,7 +76,7 @@ class ParentFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherFacts:
-    """The run whose probabilities another learned."""
+    """The run that another was distilled from: it learned this one's probabilities."""
 
     run: str
     step: int
@@ -86,7 +86,7 @@ class TeacherFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """What run.json records when a run begins; nothing in it changes later."""
+    """The contents of run.json, written when a run begins; nothing in it changes later."""
 
     name: str
     command: str
@@ -96,7 +96,7 @@ class RunFacts:
     versions: dict[str, str] = field(default_factory=dict)
     parent: ParentFacts | None = None
     teacher: TeacherFacts | None = None
-    asked: dict[str, Any] | None = None  # the settings that were given
+    asked: dict[str, Any] | None = None  # the settings given by the user
 
 
 class LockedError(CheckpointError):
@@ -117,7 +117,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, root: Path, name: str, *, shared_name: bool = False) -> "RunFolder":
-        """Make the folder of a new run and lock it. Raises UsageError if the name is taken.
+        """Create and lock the folder of a new run. Raises UsageError if the name is taken.
 
         With `shared_name`, other processes may be given the same name: LockedError if one of them holds it.
         """
@@ -138,7 +138,7 @@ class RunFolder:
 
     @classmethod
     def create_like(cls, root: Path, wanted: str) -> "RunFolder":
-        """Make the folder of a new run under the first free name like `wanted`: poems, poems-2, ..."""
+        """Create the folder of a new run under the first free name like `wanted`: poems, poems-2, ..."""
         while True:
             name = free_name(root, wanted)
             try:
@@ -147,7 +147,7 @@ class RunFolder:
                 continue
 
     def lock(self, *, wait: bool = False) -> None:
-        """Keep other trainers out until this process ends. Raises LockedError if one is running, or waits for it."""
+        """Lock the run until this process ends. Raises LockedError if another trains it, unless told to `wait` for that one."""
         if (self.path / LOCK).is_symlink():  # its target would be emptied
             raise CheckpointError(f"{one_line(str(self.path / '.lock'))} is a symbolic link; remove it")
         try:
@@ -180,7 +180,7 @@ class RunFolder:
         return self.point_to(step, best=best)
 
     def check_space(self, size: int) -> None:
-        """OSError where the disk has no place for so many bytes."""
+        """Raise OSError if the disk has no room for so many bytes."""
         if files.free_space(self.path) < size + (1 << 20):
             raise OSError(28, f"no space left on the disk: {size} bytes are needed")
 
@@ -200,7 +200,7 @@ class RunFolder:
                 files.replace(self.path / "best", self.folder(step).name.encode() + b"\n")
 
     def forget_best(self) -> None:
-        """Point to no best checkpoint: the training of the model begins again."""
+        """Remove the pointer to the best checkpoint, since the training of the model begins again."""
         with suppress(OSError):
             (self.path / "best").unlink(missing_ok=True)
 
@@ -279,7 +279,7 @@ def check_free(root: Path, name: str) -> None:
 
 
 def run_command(command: str, run: RunFolder, *words: str) -> str:
-    """`charlm COMMAND` on a run, with further words."""
+    """Return the command line of `charlm COMMAND` on a run, with further words."""
     name = run.path.name
     named = [name]
     if name.startswith("-"):
@@ -290,7 +290,7 @@ def run_command(command: str, run: RunFolder, *words: str) -> str:
 
 
 def folder_words(run: RunFolder) -> list[str]:
-    """The option that finds a run, where its folder is not the default one."""
+    """Return the option by which a run is found, if its folder is not in the default place."""
     usual = Path(os.path.expanduser(os.environ.get("CHARLM_CHECKPOINTS") or "checkpoints"))
     return [] if run.path.parent == usual else ["--checkpoints", str(run.path.parent)]
 
@@ -311,7 +311,7 @@ def _taken(run: RunFolder) -> UsageError:
 
 
 def free_name(root: Path, wanted: str) -> str:
-    """The first unused name: `wanted` made valid, or with a number appended."""
+    """Return the first unused name: `wanted` made valid, with a number appended if needed."""
     plain = re.sub(r"[^\w.+-]+", "-", wanted).strip("-._+")[:80].encode()
     base = plain[: MAX_NAME - 20].decode("utf-8", "ignore").rstrip(".") or "run"
     base = f"run-{base}" if WINDOWS_DEVICE.fullmatch(base) else base
@@ -322,18 +322,18 @@ def free_name(root: Path, wanted: str) -> str:
 
 
 def has_run(root: Path, name: str) -> bool:
-    """Is there a run or a comparison of that name?"""
+    """Whether there is a run or a comparison of that name."""
     return any(holds(root, name, file) for file in ("run.json", "comparison.json"))
 
 
 def list_runs(root: Path, skipped: Callable[[str], None] = lambda why: None) -> list[RunFolder]:
-    """The runs in a folder, last saved first; `skipped` is called with a warning about unreadable ones."""
+    """List the runs in a folder, last saved first; `skipped` is called with a warning about unreadable ones."""
     found = [RunFolder(path) for path in folders_with(root, "run.json", skipped)]
     return sorted(found, key=lambda run: (_saved(run), run.path.name), reverse=True)
 
 
 def folders_with(root: Path, name: str, skipped: Callable[[str], None] = lambda why: None) -> list[Path]:
-    """The folders in `root` that contain a file of that name; `skipped` is called with a warning about unreadable ones.
+    """List the folders in `root` that contain a file of that name; `skipped` is called with a warning about unreadable ones.
 
     Raises CheckpointError where `root` itself cannot be read.
     """
@@ -358,7 +358,7 @@ def folders_with(root: Path, name: str, skipped: Callable[[str], None] = lambda 
 
 
 def holds(root: Path, name: str, file: str) -> bool:
-    """Does `root` have a folder `name` that contains `file`? Raises CheckpointError where it cannot be read."""
+    """Whether `root` has a folder `name` that contains `file`. Raises CheckpointError where it cannot be read."""
     with suppress(UnicodeEncodeError), reading(f"{name} in {root}"):
         plain = Path(name).name == name and name != ".." and len(os.fsencode(name)) <= MAX_ENTRY
         return plain and (root / name / file).is_file()
@@ -366,7 +366,7 @@ def holds(root: Path, name: str, file: str) -> bool:
 
 
 def find_run(root: Path, name: str | None, skipped: Callable[[str], None] = lambda why: None) -> RunFolder:
-    """The run of that name, or the newest. Raises CheckpointError where there is none.
+    """Find the run of that name, or the newest. Raises CheckpointError where there is none.
 
     With a name only its own folder is read; `skipped` is called with a warning about unreadable others.
     """

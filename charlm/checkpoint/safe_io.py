@@ -24,20 +24,20 @@ DTYPES = {"float32": "F32", "float64": "F64", "bfloat16": "BF16", "float16": "F1
 MANIFEST = "MANIFEST.json"
 MAX_MANIFEST = 4 << 20
 FORMAT, PARTS_FORMAT = 2, 3
-"""Of a checkpoint whose tensors are in one file, and of one in which each of several ranks has written its rows."""
+"""Manifest formats: each file of tensors whole, or in one part per rank with the rows that the rank has written."""
 WEIGHTS_FILE, OPTIMIZER_FILE = "model.safetensors", "train_state.safetensors"
 CHECKPOINT_FILES = (WEIGHTS_FILE, OPTIMIZER_FILE, "config.json", "state.json")
 RUN_FILES = ("run.json", "vocabulary.json")
 NGRAM_FILE = "ngram.safetensors"
 """The n-gram model of a run that has one; the manifest lists it then."""
 EARLIER = "earlier"
-"""Of the transformers that were trained before the last one: their key in config.json, and what their weights' names
-begin with."""
+"""The transformers that were trained before the last one: their key in config.json, and the prefix of their weights'
+names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileEntry:
-    """The size and the hash of a file."""
+    """The size and the checksum of a file."""
 
     size: int
     sha256: str
@@ -58,16 +58,16 @@ class Manifest:
 
     @property
     def n_parts(self) -> int:
-        """How many files hold the weights: 1, or as many as ranks have written them."""
+        """Number of files that hold the weights: 1, or one per rank that wrote them."""
         return 1 if self.format == FORMAT else max(2, len(self.files) // 2 - 1)
 
     def files_of(self, name: str) -> tuple[str, ...]:
-        """The files that hold what is in `name` where one process has written it."""
+        """Return the files that hold the contents of `name`: itself, or its parts if several ranks wrote it."""
         return part_names(name, self.n_parts) if name in (WEIGHTS_FILE, OPTIMIZER_FILE) else (name,)
 
     @property
     def weights_sha256(self) -> str:
-        """The SHA-256 of the weights' file; of several, that of their hashes in hexadecimal, a line each."""
+        """The SHA-256 of the weights' file; for several, that of their hashes in hexadecimal, one a line."""
         hashes = [self.files[name].sha256 for name in self.files_of(WEIGHTS_FILE)]
         return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
@@ -124,7 +124,7 @@ def load_tensors(data: bytes, expected: Mapping[str, "Tensor"], name: str) -> di
 
 
 def check_header(data: bytes, size: int, expected: Mapping[str, "Tensor"], name: str) -> None:
-    """CheckpointError where safetensors of so many bytes, which begin with `data`, do not hold the `expected` tensors."""
+    """Raise CheckpointError unless safetensors of `size` bytes that begin with `data` hold the `expected` tensors."""
     length = struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else MAX_HEADER + 1
     if length > min(MAX_HEADER, size - 8):
         raise CheckpointError(f"{name} is damaged: its header does not fit")
@@ -148,7 +148,7 @@ def check_header(data: bytes, size: int, expected: Mapping[str, "Tensor"], name:
 
 
 def part_names(name: str, n_parts: int) -> tuple[str, ...]:
-    """The files that hold the tensors of `name`, by part: itself, or `model-00001-of-00002.safetensors` and so on."""
+    """Return the files with the tensors of `name`, by part: itself, or `model-00001-of-00002.safetensors` and so on."""
     stem, dot, kind = name.partition(".")
     parts = (f"{stem}-{part:05d}-of-{n_parts:05d}{dot}{kind}" for part in range(1, n_parts + 1))
     return (name,) if n_parts == 1 else tuple(parts)
@@ -157,7 +157,7 @@ def part_names(name: str, n_parts: int) -> tuple[str, ...]:
 def make_manifest(
     checkpoint: Mapping[str, bytes], run: Mapping[str, bytes], parts: Mapping[str, FileEntry] | None = None
 ) -> bytes:
-    """The manifest of a checkpoint's files and of the files it shares with the run's other checkpoints.
+    """Serialise the manifest of a checkpoint's files and of the files it shares with the run's other checkpoints.
 
     `parts`: the files of tensors that several ranks have written.
     """
@@ -169,7 +169,7 @@ def make_manifest(
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """A checkpoint's manifest. Raises CheckpointError where it is damaged, lacks a file, or has another format."""
+    """Read a checkpoint's manifest. Raises CheckpointError where it is damaged, lacks a file, or has another format."""
     values = parse_json(read_file(folder / MANIFEST, MAX_MANIFEST), MANIFEST)
     if values.get("format") not in (FORMAT, PARTS_FORMAT):
         raise CheckpointError(
@@ -201,10 +201,10 @@ def unless_gone(folder: Path) -> Iterator[None]:
 
 
 def read_verified(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
-    """Read files of a checkpoint, or of its run, each with the size and hash that the manifest gives.
+    """Read files of a checkpoint, or of its run, and check the size and checksum that the manifest gives for each.
 
-    Of tensors all parts are read, and the n-gram model where the manifest lists it. Raises CheckpointError for a missing, changed or
-    unusual file, FileNotFoundError where the folder is gone.
+    Files of tensors are read in all parts, and the n-gram model too if the manifest lists it. Raises CheckpointError
+    for a missing, changed or unusual file, FileNotFoundError where the folder is gone.
     """
     with unless_gone(folder):
         manifest = read_manifest(folder)
@@ -216,7 +216,7 @@ def read_verified(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
 
 
 def find_problems(folder: Path) -> dict[str, str | None]:
-    """What is wrong with each file of a checkpoint, None for those that are whole."""
+    """Return what is wrong with each file of a checkpoint, None for those that are intact."""
     try:
         manifest = read_manifest(folder)
     except CheckpointError as error:

@@ -1,4 +1,4 @@
-"""A checkpoint in memory, to files and back."""
+"""A checkpoint in memory: read from the files of a run folder and checked, or serialised to them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,14 +32,14 @@ from charlm.strict_json import dump_json, parse_json, read_as, to_json
 S = TypeVar("S", ModelConfig, TrainingConfig)
 FACTS_FILES = ("run.json", "vocabulary.json", "config.json", "state.json")
 Tensors = Callable[[str, Mapping[str, Tensor]], Mapping[str, Tensor]]
-"""What reads the tensors of a file, model.safetensors or train_state.safetensors, that must be as those that it is given."""
+"""Reads the tensors of a file, model.safetensors or train_state.safetensors, which must match those it is given."""
 TABLE = "ngrams.table"
 """The n-gram embeddings, which Adagrad trains row by row."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A transformer of a run that is trained to its end."""
+    """One of a run's several transformers, trained to its end."""
 
     model_config: ModelConfig
     training_config: TrainingConfig
@@ -48,14 +48,15 @@ class Member:
 
 @dataclass(kw_only=True)
 class Snapshot:
-    """A run at one step: weights, configuration and state; the optimizer's tensors only where they are needed.
+    """A run at one step: weights, configuration and state; the optimizer's tensors only if it is to be trained.
 
-    Weights and the optimizer's tensors are in memory, or each is read when it is asked for. The configurations, `weights` and `optimizer` are those of the transformer that was trained last.
+    Weights and the optimizer's tensors are in memory, or each is read when it is asked for. The configurations, `weights`
+    and `optimizer` are those of the transformer trained last.
     """
 
     step: int
-    earlier: tuple[Member, ...] = ()  # the transformers that were trained before it
-    mixture: Mixture | None = None  # of those that are trained to their end
+    earlier: tuple[Member, ...] = ()  # the transformers trained before it
+    mixture: Mixture | None = None  # of the transformers trained to their end
     model_config: ModelConfig
     training_config: TrainingConfig
     vocabulary: Vocabulary
@@ -63,7 +64,7 @@ class Snapshot:
     optimizer: Mapping[str, Tensor] = field(default_factory=dict)
     state: dict[str, Any]  # a RunState (charlm/training/state.py) as JSON
     run: RunFacts
-    ngram: bytes | None = None  # the file of the n-gram model or prior, if the run has one
+    ngram: bytes | None = None  # the contents of the file of the n-gram model or prior, if the run has one
 
     @property
     def finished(self) -> str | None:
@@ -73,18 +74,18 @@ class Snapshot:
 
     @property
     def all_weights(self) -> dict[str, Tensor]:
-        """The weights of all transformers, by the names that their file has."""
+        """The weights of all transformers, by their names in the file."""
         return {**self.weights, **named_earlier([member.weights for member in self.earlier])}
 
     def single(self) -> "Snapshot":
-        """The run as a single transformer: of several the first, which has the n-gram prior where one has."""
+        """Return the run as a single transformer: the first of several, which has the n-gram prior if any has."""
         if not self.earlier:
             return replace(self, mixture=None)
         first = self.earlier[0]
         return replace(self, earlier=(), mixture=None, **vars(first))
 
     def files(self) -> dict[str, bytes]:
-        """The checkpoint's own files, in the order in which they are written."""
+        """Serialise the checkpoint's own files, in the order in which they are written."""
         return {
             WEIGHTS_FILE: dump_tensors(self.all_weights),
             OPTIMIZER_FILE: dump_tensors(self.optimizer),
@@ -92,7 +93,7 @@ class Snapshot:
         }
 
     def facts_files(self) -> dict[str, bytes]:
-        """Those without tensors."""
+        """Serialise the checkpoint's files without tensors."""
         config: dict[str, Any] = {"model": self.model_config, "training": self.training_config}
         if self.earlier:
             earlier = [{"model": m.model_config, "training": m.training_config} for m in self.earlier]
@@ -100,7 +101,7 @@ class Snapshot:
         return {"config.json": dump_json(to_json(config)), "state.json": dump_json(self.state)}
 
     def run_files(self) -> dict[str, bytes]:
-        """The files that all checkpoints of the run share."""
+        """Serialise the files that all checkpoints of the run share."""
         ngram = {} if self.ngram is None else {NGRAM_FILE: self.ngram}
         facts = dump_json(to_json(self.run))
         return {"run.json": facts, "vocabulary.json": self.vocabulary.to_json().encode(), **ngram}
@@ -113,20 +114,20 @@ class Snapshot:
 
 
 def named_earlier(weights: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The weights of the transformers that were trained before the last one, by the names that their file has."""
+    """Return the weights of the transformers trained before the last one, by their names in the file."""
     return {
         f"{EARLIER}.{i}.{name}": weight for i, each in enumerate(weights) for name, weight in each.items()
     }
 
 
 def empty_model(config: ModelConfig, n_symbols: int) -> LanguageModel:
-    """A model on the meta device: names and shapes of its weights without their memory."""
+    """Make a model on the meta device: names and shapes of its weights without their memory."""
     with torch.device("meta"):
         return LanguageModel(config, n_symbols)
 
 
 def expected_weights(config: ModelConfig, n_symbols: int) -> dict[str, Tensor]:
-    """The weights that a model of this configuration has, on the meta device; an n-gram model has none."""
+    """Return the weights of a model of this configuration, on the meta device; an n-gram model has none."""
     return {} if config.is_ngram else dict(empty_model(config, n_symbols).state_dict())
 
 
@@ -148,8 +149,8 @@ def initial_optimizer_state(weights: Mapping[str, Tensor], optimizer: str | None
 def read_snapshot(run: RunFolder, which: str, *, training: bool = False, later: bool = False) -> Snapshot:
     """Read and verify the checkpoint `latest`, `best` or a step; with the optimizer's tensors for `training`.
 
-    `later`: the tensors of the last transformer are verified, but read each when it is asked for. If another process prunes
-    it meanwhile, the pointer is followed once more. Raises CheckpointError or UsageError.
+    `later`: the tensors of the last transformer are verified, but each is read only when it is asked for. If another
+    process prunes the checkpoint meanwhile, the pointer is followed once more. Raises CheckpointError or UsageError.
     """
     for _ in range(2):
         try:
@@ -198,12 +199,12 @@ def _read(run: RunFolder, step: int, training: bool, later: bool) -> Snapshot:
 
 
 def tensors_in(data: Mapping[str, bytes]) -> Tensors:
-    """What reads tensors from files that are in memory."""
+    """Return a reader of tensors from files that are in memory."""
     return lambda name, expected: load_tensors(data[name], expected, name)
 
 
 def snapshot_of(data: Mapping[str, bytes], step: int, tensors: Tensors, *, training: bool) -> Snapshot:
-    """The checkpoint of a step, from its files and those of its run. Raises CheckpointError."""
+    """Build the checkpoint of a step from its files and those of its run. Raises CheckpointError."""
     config = parse_json(data["config.json"], "config.json")
     model_config, training_config = _configs(config)
     configs = _earlier_configs(config)
@@ -258,7 +259,7 @@ def snapshot_of(data: Mapping[str, bytes], step: int, tensors: Tensors, *, train
 
 
 def _configs(config: dict[str, Any]) -> tuple[ModelConfig, TrainingConfig]:
-    """The configurations of a transformer or an n-gram model, complete."""
+    """Parse the configurations of a transformer or an n-gram model, which must be complete."""
     model, training = (
         settings_from(ModelConfig, config.get("model"), "config.json"),
         settings_from(TrainingConfig, config.get("training"), "config.json"),
@@ -271,7 +272,7 @@ def _configs(config: dict[str, Any]) -> tuple[ModelConfig, TrainingConfig]:
 
 
 def _earlier_configs(config: dict[str, Any]) -> list[tuple[ModelConfig, TrainingConfig]]:
-    """The configurations of the transformers that were trained before the last one."""
+    """Parse the configurations of the transformers trained before the last one."""
     earlier = config.get(EARLIER, [])
     if not isinstance(earlier, list) or len(earlier) >= MOST_MEMBERS:
         raise CheckpointError(
@@ -284,7 +285,7 @@ def _earlier_configs(config: dict[str, Any]) -> list[tuple[ModelConfig, Training
 
 
 def _mixture(state: dict[str, Any], most: int) -> Mixture | None:
-    """The mixture that state.json holds, of at most so many transformers."""
+    """Parse the mixture in state.json, of at most so many transformers."""
     if state.get("mixture") is None:
         return None
     values = state["mixture"] if isinstance(state["mixture"], dict) else {}
@@ -295,7 +296,7 @@ def _mixture(state: dict[str, Any], most: int) -> Mixture | None:
 
 
 def settings_from(kind: type[S], values: Any, name: str) -> S:
-    """The configuration that a file of that name holds, complete. Raises CheckpointError where it is damaged."""
+    """Parse the configuration in the file `name`, and complete it. Raises CheckpointError where it is damaged."""
     try:
         return kind.from_json(values if isinstance(values, dict) else {}).completed()
     except (ValueError, TypeError) as error:

@@ -1,6 +1,7 @@
-"""Tensors of a checkpoint that are written and read one at a time: in one file, or in one of each rank, with its rows.
+"""Read and write a checkpoint's tensors one at a time, in one file or in a file per rank that holds its rows.
 
-Part p of W has the rows of each tensor that `torch.chunk` gives to rank p: the same names everywhere, perhaps no rows.
+Part p of W has the rows of each tensor that `torch.chunk` gives to rank p: all names are in every part, some perhaps
+without rows.
 """
 
 import hashlib
@@ -24,18 +25,18 @@ from charlm.terminal import one_line
 
 
 def row_range(n_rows: int, part: int, n_parts: int) -> slice:
-    """The rows, of so many, that a part has."""
+    """Return which of `n_rows` rows a part has."""
     most = -(-n_rows // n_parts)
     return slice(min(n_rows, part * most), min(n_rows, (part + 1) * most))
 
 
 def rows_of(tensors: Mapping[str, Tensor], part: int, n_parts: int) -> dict[str, Tensor]:
-    """A part's rows (r, ...) of whole tensors (R, ...)."""
+    """Return a part's rows (r, ...) of whole tensors (R, ...)."""
     return {name: tensor[row_range(len(tensor), part, n_parts)] for name, tensor in tensors.items()}
 
 
 class TensorFiles(Mapping[str, Tensor]):
-    """The tensors of a checkpoint that were checked, each read and put together when it is asked for."""
+    """Verified tensors of a checkpoint, each read from its parts when it is asked for."""
 
     def __init__(self, folder: Path, manifest: Manifest, name: str, expected: Mapping[str, Tensor]) -> None:
         """`name`: model.safetensors or train_state.safetensors. `expected`: on the meta device, all or some of its tensors."""
@@ -44,7 +45,7 @@ class TensorFiles(Mapping[str, Tensor]):
         self._open: dict[Path, Any] = {}
 
     def __getitem__(self, name: str) -> Tensor:
-        """A tensor (R, ...) of that name. Raises CheckpointError, KeyError."""
+        """Read the tensor (R, ...) of that name. Raises CheckpointError, KeyError."""
         whole = self._expected[name]
         parts = [self._of(path).get_tensor(name) for path in self._paths]
         found: Tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -52,7 +53,7 @@ class TensorFiles(Mapping[str, Tensor]):
         return found
 
     def only(self, expected: Mapping[str, Tensor]) -> "TensorFiles":
-        """Some of them."""
+        """Return a view of some of the tensors."""
         some = copy(self)
         some._expected = expected
         return some
@@ -70,7 +71,7 @@ class TensorFiles(Mapping[str, Tensor]):
 
 
 def check_tensors(folder: Path, manifest: Manifest, name: str, expected: Mapping[str, Tensor]) -> None:
-    """Check the files of these tensors, one tensor in memory at a time, for what the manifest and `expected` say.
+    """Check the files of these tensors against the manifest and `expected`, one tensor in memory at a time.
 
     Raises CheckpointError where a file is missing, unusual or changed, where names, shapes or types differ, and for values
     that are not finite.
@@ -103,7 +104,7 @@ def _opened(path: Path) -> Any:
 
 
 def write_tensors(path: Path, like: Mapping[str, Tensor], read: Callable[[str], Tensor]) -> FileEntry:
-    """Write safetensors as `like`, each tensor read when its turn comes, and wait for the disk. Raises OSError."""
+    """Write safetensors shaped as `like`, reading each tensor when its turn comes, and wait for the disk. Raises OSError."""
     header, end = {}, 0
     for name, tensor in like.items():
         place = {"shape": list(tensor.shape), "data_offsets": [end, end + tensor.nbytes]}

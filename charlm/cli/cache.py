@@ -1,4 +1,4 @@
-"""`charlm cache`: the texts that are kept as ids, the downloads, and making room."""
+"""`charlm cache`: list and remove the encoded texts and the downloads in the cache."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -14,15 +14,13 @@ from charlm.training.describe import several
 EXAMPLES = """Examples:
   charlm cache              list the cached texts and their folder
   charlm cache --clear      remove all texts, after asking; --yes does not ask
-  charlm cache 3f2a --clear   remove the text with this key prefix"""
+  charlm cache 3f2a --clear   remove the texts with this key prefix"""
 
 
 def command(
     keys: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="KEY...", help="Beginnings of the keys of the texts to list or remove. [default: all]"
-        ),
+        typer.Argument(metavar="KEY...", help="Key prefixes of the texts to list or remove. [default: all]"),
     ] = None,
     clear: Annotated[bool, typer.Option("--clear", help="Remove the texts, after asking.")] = False,
     yes: Yes = False,

@@ -1,4 +1,4 @@
-"""`charlm compare`: what an idea buys on a text, or how two trained runs differ on it."""
+"""`charlm compare`: train variants and compare them on a text, or compare two trained runs."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -153,7 +153,7 @@ def command(
 
 
 def _refuse_what_needs_vary(ctx: typer.Context, settings: dict[str, Any]) -> None:
-    """UsageError for an option that only acts where something is trained."""
+    """Raise UsageError for an option that only has an effect where something is trained."""
     kept = ("encoding", "field", "threads")
     for name in ("time", "steps", "seeds", "run", "share", "ranks", *(s for s in settings if s not in kept)):
         if source_of(ctx, name) == "COMMANDLINE":
@@ -161,7 +161,7 @@ def _refuse_what_needs_vary(ctx: typer.Context, settings: dict[str, Any]) -> Non
 
 
 def _axes(ctx: typer.Context, vary: list[str]) -> dict[str, list[Any]]:
-    """The values of each setting varied; UsageError for one that is varied twice, or given as well."""
+    """Parse --vary into the values of each setting. Raises UsageError for one that is varied twice, or given as well."""
     from charlm.experiments.variants import parse_axis
 
     axes = dict(parse_axis(text) for text in vary)
@@ -182,7 +182,7 @@ def _without_training(
     moved: Any,
     as_json: bool,
 ) -> None:
-    """Two trained runs side by side, or a comparison that was made before."""
+    """Compare two trained runs, or show a comparison that was made before."""
     from charlm.checkpoint.run_folder import has_run
 
     if len(names) == 2:
@@ -235,7 +235,10 @@ def _prepare(
     worker: Worker,
     settings: dict[str, Any],
 ) -> tuple[Any, Any, Any]:
-    """A new comparison, or that of all shares: its folder, what it is, and its text. `given`: the time and the steps."""
+    """Plan a new comparison, or open that of all shares. Return its folder, its description and its text.
+
+    `given`: the time and the steps.
+    """
     from charlm.experiments.variants import variants
 
     time, steps = given

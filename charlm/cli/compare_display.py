@@ -1,4 +1,4 @@
-"""What a comparison found: as a table and sentences, as JSON, and as a page."""
+"""Show the results of a comparison: as a table and sentences, as JSON, and as a page."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -25,7 +25,7 @@ from charlm.terminal import command_line, one_line
 from charlm.training.device import describe_machine
 from charlm.training.events import Counted, Evaluated, Stepped
 
-GRID = 12  # points of a mean over seeds
+GRID = 12  # points of the curve that is the mean over seeds
 Points = list[tuple[float, float]]
 
 
@@ -105,7 +105,7 @@ Evaluations = list[tuple[float, float, float]]
 
 
 def _evaluations(folder: RunFolder, task: Task) -> tuple[Evaluations, Evaluations]:
-    """A run's evaluations on the same windows, and its closing evaluation, on more of the text."""
+    """Read a run's evaluations on the same windows, and its closing evaluation, on more of the text."""
     points: Evaluations = []
     closing: Evaluations = []
     seconds, chars = 0.0, 0.0
@@ -121,7 +121,7 @@ def _evaluations(folder: RunFolder, task: Task) -> tuple[Evaluations, Evaluation
 
 
 def _lines(name: str, several: Sequence[Points], apart: Sequence[Points]) -> list[Line]:
-    """The mean over seeds, and each seed behind it."""
+    """Return the lines of one variant: the mean over seeds, and each seed behind it."""
     pairs = [
         (points or alone, alone) for points, alone in zip(several, apart, strict=True) if points or alone
     ]
@@ -138,7 +138,7 @@ def _lines(name: str, several: Sequence[Points], apart: Sequence[Points]) -> lis
 
 
 def _with_errors(name: str, several: Sequence[Curve]) -> list[Line]:
-    """The same of curves whose points have errors: by the text, so the mean over seeds has as large ones."""
+    """Return such lines for curves with errors; these come from the text, so the mean over seeds has errors as large."""
     there = [curve for curve in several if curve]
     lines = _lines(name, [[(x, y) for x, y, _ in curve] for curve in there], [[]] * len(there))
     columns = zip(*([error for _, _, error in curve] for curve in there), strict=False)
@@ -147,7 +147,7 @@ def _with_errors(name: str, several: Sequence[Curve]) -> list[Line]:
 
 
 def _mean(several: Sequence[Points]) -> Points:
-    """The mean of curves where all of them are, at the points of the first or between."""
+    """Return the mean of curves over their common range, at the points of the first if they agree, else interpolated."""
     low, high = max(points[0][0] for points in several), min(points[-1][0] for points in several)
     same = all([x for x, _ in points] == [x for x, _ in several[0]] for points in several)
     grid = [x for x, _ in several[0]] if same else np.linspace(low, high, GRID).tolist()
@@ -161,7 +161,7 @@ MOST_COUNTED = 5_000_000  # symbols of it
 
 
 def is_shown(folder: RunFolder, comparison: Comparison) -> bool:
-    """Is the page newer than every result?"""
+    """Whether the page is newer than every result."""
     try:
         made = (folder.path / NAME).stat().st_mtime_ns
         results = [run_of(folder, task).path / RESULT for task in comparison.tasks()]
@@ -171,7 +171,7 @@ def is_shown(folder: RunFolder, comparison: Comparison) -> bool:
 
 
 def show(folder: RunFolder, comparison: Comparison, corpus: Corpus | None, *, as_json: bool) -> None:
-    """Print what is known, and write the page; without the text there are no baselines.
+    """Print the results so far, and write the page; without the text there are no baselines.
 
     Raises CheckpointError for damaged results.
     """
@@ -220,7 +220,7 @@ def show(folder: RunFolder, comparison: Comparison, corpus: Corpus | None, *, as
 def _data(
     comparison: Comparison, found: Verdict, baselines: dict[str, Baseline], orders: Sequence[Baseline]
 ) -> dict[str, Any]:
-    """The stable form, of schema 1."""
+    """Return the stable JSON form, of schema 1."""
     return {
         "schema": SCHEMA,
         "kind": "comparison",
@@ -258,7 +258,7 @@ def _row(row: Row) -> tuple[str, ...]:
 
 
 def _baselines(comparison: Comparison, corpus: Corpus) -> tuple[dict[str, Baseline], list[Baseline]]:
-    """Baselines on the text that was scored, and Kneser-Ney of orders 1, 2, ... up to the best; xz only where it is quick."""
+    """Compute baselines on the text that was scored, and Kneser-Ney of orders 1, 2, ... up to the best; xz only if quick."""
     text, quick = corpus.held_out_text()[:MOST_CHARS], corpus.train_chars <= MOST_FOR_XZ
     found = measure_baselines(corpus.vocabulary, corpus.training_text if quick else None, text)
     memory = comparison.variants[0].training.prior_memory << 20
@@ -267,7 +267,7 @@ def _baselines(comparison: Comparison, corpus: Corpus) -> tuple[dict[str, Baseli
 
 
 def _beaten(found: Verdict, ngram: Baseline, word: str) -> list[str]:
-    """A sentence where no trained variant beats the n-gram baseline."""
+    """Return a sentence if no trained variant beats the n-gram baseline."""
     trained = [row.bits for row in found.rows if row.bits is not None and not row.variant.model.is_ngram]
     if not trained or min(trained) < ngram.bits_per_char or found.chars < FEWEST_HELD_OUT:
         return []
@@ -278,7 +278,7 @@ def _beaten(found: Verdict, ngram: Baseline, word: str) -> list[str]:
 
 
 def _said(baseline: Baseline, word: str) -> str:
-    """What to know about a baseline, beside its figure."""
+    """Return what to know about a baseline, besides its figure."""
     if baseline.order is None:
         return " (adapts to the text)" * baseline.adaptive
     limits = f"; {baseline.limits}" if baseline.limits else ""

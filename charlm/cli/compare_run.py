@@ -61,9 +61,9 @@ from charlm.training.sizes import Budget
 from charlm.training.trial import timed_budget, untimed_budget
 
 HIDDEN_BY_PRIOR = {"position", "mixer", "window", "locality", "n_kv_head"}
-"""Choices of architecture whose effect the prior hides: rotary against none differ by 0.066 bits without it only."""
+"""Architecture settings whose effect the n-gram prior hides: rotary and none differ by 0.066 bits only without it."""
 
-LOOK_AGAIN = 0.2  # seconds
+LOOK_AGAIN = 0.2  # seconds between looks for another process's plan
 
 
 def prepare(
@@ -78,9 +78,9 @@ def prepare(
     *,
     shared: bool = False,
 ) -> tuple[RunFolder, Comparison]:
-    """A new comparison in a folder of its own; UsageError for what cannot be, before anything is written.
+    """Create a comparison in a folder of its own. Raises UsageError for an impossible one before anything is written.
 
-    Where it is `shared`, the first of several processes plans it, and the others get what it planned.
+    If it is `shared`, the first of several processes plans it, and the others read its plan.
     """
     threads = use_threads(training.threads)
     if (gpu := gpu_note(training.device)) is not None:
@@ -118,9 +118,9 @@ def prepare(
 def _planned_once(
     root: Path, wanted: Comparison, corpus: Corpus, training: TrainingConfig
 ) -> tuple[RunFolder, Comparison]:
-    """The comparison of that name, which one of several processes plans while the others wait.
+    """Open the comparison of that name, which one of several processes plans while the others wait.
 
-    UsageError where there is one of that name that compares something else.
+    Raises UsageError if one of that name compares something else.
     """
     waited = False
     while (folder := on_disk.find(root, wanted.name)) is None:
@@ -147,7 +147,7 @@ def _planned_once(
 
 
 def _alike(a: Comparison, b: Comparison) -> dict[str, bool]:
-    """In what two comparisons are the same; what was measured aside."""
+    """Return, for each aspect, whether two comparisons agree in it; what was measured does not count."""
     return {
         "variants or settings": a.variants == b.variants,
         "seeds": a.seeds == b.seeds,
@@ -157,7 +157,10 @@ def _alike(a: Comparison, b: Comparison) -> dict[str, bool]:
 
 
 def _planned(comparison: Comparison, corpus: Corpus, training: TrainingConfig) -> Comparison:
-    """The same with what a time budget needs to know of the machine; says the plan. UsageError where there is none."""
+    """Complete a comparison with what a time budget needs to know of the machine, and print the plan of its first variant.
+
+    Raises UsageError where no plan is possible.
+    """
     if comparison.budget.seconds is not None:
         comparison = _timed(comparison, corpus, training)
     choices = [plan_of(comparison, task, len(corpus.train)) for task in comparison.tasks()]
@@ -174,7 +177,7 @@ def _planned(comparison: Comparison, corpus: Corpus, training: TrainingConfig) -
 
 
 def _written(folder: RunFolder, comparison: Comparison) -> tuple[RunFolder, Comparison]:
-    """A comparison in its new folder, which is then open to all that train its runs."""
+    """Write a comparison into its new folder, and unlock that for all that train its runs."""
     comparison = replace(comparison, name=folder.path.name)
     on_disk.write(folder, comparison)
     folder.unlock()
@@ -182,7 +185,7 @@ def _written(folder: RunFolder, comparison: Comparison) -> tuple[RunFolder, Comp
 
 
 def _timed(comparison: Comparison, corpus: Corpus, training: TrainingConfig) -> Comparison:
-    """The same with the steps of its first transformer timed, once for all runs."""
+    """Add the step time of its first transformer to a comparison, measured once for all runs."""
     task = next((task for task in comparison.tasks() if not task.variant.model.is_ngram), None)
     if task is None:
         return comparison
@@ -200,7 +203,7 @@ def _timed(comparison: Comparison, corpus: Corpus, training: TrainingConfig) -> 
 def follow_comparison(
     folder: RunFolder, comparison: Comparison, loaded: Loaded, worker: Worker, *, as_json: bool
 ) -> None:
-    """Train and score this worker's runs that are not done yet; show all where all are. Exits with a signal's code."""
+    """Train and score this worker's unfinished runs; show the results once all are done. Exits with a signal's code."""
     use_threads(comparison.threads)
     worker.take_device(comparison.variants[0].training.device)
     share, tasks = worker.share, comparison.tasks()
@@ -237,7 +240,7 @@ def follow_comparison(
 def _show_if_complete(
     folder: RunFolder, comparison: Comparison, corpus: Corpus, worker: Worker, *, as_json: bool
 ) -> None:
-    """Show the results once no run is missing: of several workers the last to finish does, and no other."""
+    """Show the results if no run is missing; of several workers, only the last to finish shows them."""
     folder.lock(wait=True)
     try:
         left = unfinished(folder, comparison)
@@ -257,7 +260,7 @@ def _show_if_complete(
 
 
 def _long(comparison: Comparison, n: int) -> str:
-    """How much there is to do, of so many of its runs."""
+    """Describe how much work `n` of its runs are."""
     budget = comparison.budget
     if all(variant.model.is_ngram for variant in comparison.variants):
         return f"{several(n, 'run')} that each build an n-gram model"
@@ -273,7 +276,7 @@ def _announce(name: str) -> None:
 
 
 class _Shown:
-    """Shows a comparison's events: a heading for each run, its live line, its figure."""
+    """Shows a comparison's events: a heading for each run, its progress bar, its figure."""
 
     def __init__(self) -> None:
         self._listeners: list[Callable[[Event], None]] = []
@@ -306,12 +309,12 @@ class _Shown:
                 listener(event)
 
     def close(self) -> None:
-        """Take the live line away, whatever happened."""
+        """Remove the progress bar, whatever happened."""
         if self._line is not None:
             self._line.close()
 
     def _report(self) -> None:
-        """The run's own page, as any run has it, but for the baselines that take time."""
+        """Write the run's own report, without the baselines that take time."""
         assert self._run is not None
         run, session = self._run.run, self._run.session
         try:
@@ -322,7 +325,7 @@ class _Shown:
 
 
 READING = ("field", "encoding", "separator", "normalize", "newlines", "lowercase", "collapse_spaces")
-"""Settings that shape the characters of a text that is read."""
+"""Settings that change the characters of a text when it is read."""
 
 
 def compare_two(
@@ -387,7 +390,7 @@ def compare_two(
 
 
 def _read_differently(names: tuple[str, str], configs: Sequence[TextConfig], on: str) -> str:
-    """Why two runs cannot be compared on a file: by which settings each reads it."""
+    """Explain why two runs cannot be compared on a file: the settings in which their reading of it differs."""
     settings = [setting for setting in settings_of(TextConfig) if setting.name in READING]
     ways = []
     for name, config in zip(names, configs, strict=True):

@@ -1,4 +1,4 @@
-"""`charlm completion`: a static file that completes commands, options and their values in a shell."""
+"""`charlm completion`: print a static script by which a shell completes commands, options and their values."""
 
 import shlex
 from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ class Option(NamedTuple):
 
 
 Commands = dict[str, tuple[str, list[Option]]]
-"""Of each command a line of help, and its options."""
+"""A line of help and the options of each command."""
 SHELLS = " ".join(Shell)
 BASH = """# Completion of charlm in bash.
 _charlm() {
@@ -106,13 +106,13 @@ def _options(each: Any) -> Iterator[Option]:
 
 
 def _line(text: str | None) -> str:
-    """The first sentence of a help text, without what a shell's syntax would stumble over."""
+    """Return the first sentence of a help text, without characters that are special in a shell."""
     whole = " ".join((text or "").split())
     return "".join(c for c in whole.split(". ")[0] if c not in "'\"`[]():\\$").rstrip(".")
 
 
 def bash(commands: Commands) -> str:
-    """A completion file for bash."""
+    """Return a completion script for bash."""
     values, words = [], [f'            "") words="{" ".join(commands)} --help --version" ;;']
     for command, (_, options) in commands.items():
         for option in options:
@@ -128,7 +128,7 @@ def bash(commands: Commands) -> str:
 
 
 def zsh(commands: Commands) -> str:
-    """A completion file for zsh."""
+    """Return a completion script for zsh."""
     described, words = [], []
     for command, (text, options) in commands.items():
         described.append(f"        '{command}:{text}'")
@@ -143,7 +143,7 @@ def zsh(commands: Commands) -> str:
 
 
 def fish(commands: Commands) -> str:
-    """A completion file for fish."""
+    """Return a completion script for fish."""
     lines = ["# Completion of charlm in fish."]
     for command, (text, options) in commands.items():
         lines.append(f"complete -c charlm -n __fish_use_subcommand -f -a {command} -d '{text}'")

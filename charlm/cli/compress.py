@@ -1,4 +1,4 @@
-"""`charlm compress` and `decompress`: a file into as many bits as the model needs to predict it, and back."""
+"""`charlm compress` and `decompress`: compress a file losslessly by a model's predictions, and restore it."""
 
 import sys
 from collections.abc import Iterator
@@ -117,7 +117,7 @@ def decompress(
 
     label = "standard input" if file == "-" else file
     data = read_bytes(file, one_line(label), MAGIC)
-    header, _ = unpack(data, label)  # before a model is looked for
+    header, _ = unpack(data, label)  # before a run is looked for
     use_threads(_threads_of_file(ctx, threads, header.environment.threads))
     model = load_run(checkpoints, run, checkpoint)
     from charlm.compression.codec import decompressing
@@ -130,7 +130,7 @@ def decompress(
 
 
 def _threads_of_file(ctx: typer.Context, asked: int | None, of_file: int) -> int | None:
-    """The number of threads, which is that of the file; UsageError where another is asked for."""
+    """Return the number of threads that compressed the file. Raises UsageError if another is asked for."""
     if asked is not None and asked != of_file:
         said = (
             f"{asked}, but the file was compressed with {of_file}: with another number of threads, "
@@ -143,7 +143,7 @@ def _threads_of_file(ctx: typer.Context, asked: int | None, of_file: int) -> int
 
 
 def _read_otherwise(path: str, data: bytes, encoding: str, config: TextConfig) -> Iterator[str]:
-    """How the file differs from what the run would read of it: it is kept whole, so that it comes back exactly."""
+    """Say how the file differs from what the run would read; it is compressed unchanged, so that it can be restored exactly."""
     from charlm.data.boilerplate import Boilerplate, strip_boilerplate
     from charlm.data.normalize import normalize
     from charlm.data.records import format_of
@@ -179,7 +179,7 @@ def _read_otherwise(path: str, data: bytes, encoding: str, config: TextConfig) -
 
 
 def _in_training_too(ids: "Ids", snapshot: "Snapshot") -> str | None:
-    """What is to be said where the file stands in the text that the run was trained on, as eval says it."""
+    """Return a warning if the file occurs in the run's training text, as `charlm eval` gives it."""
     from charlm.data.overlap import about_overlap, overlap
     from charlm.training.run_corpus import corpus_of
 
@@ -192,7 +192,7 @@ def _in_training_too(ids: "Ids", snapshot: "Snapshot") -> str | None:
 
 
 def _output(file: str, out: str, force: bool, as_json: bool) -> Output:
-    """Where OUT is written; UsageError where it cannot be."""
+    """Open the destination OUT. Raises UsageError if it cannot be written."""
     target = Output("-o", out, inputs=[file], overwrite=force, binary=True)
     if target.is_stdout and as_json:
         raise UsageError("-o - and --json both write to standard output; name a file, or leave --json out")
@@ -202,7 +202,7 @@ def _output(file: str, out: str, force: bool, as_json: bool) -> Output:
 def _show(
     run: "Run", header: "Header", size: int, seconds: float, target: Output, as_json: bool, **more: Any
 ) -> None:
-    """Print sizes and speed: as JSON, or as a table, on standard error if standard output has the file itself."""
+    """Print sizes and speed as JSON or as a table, which goes to standard error if standard output has the file itself."""
     from charlm.evaluation.bootstrap import too_few  # here: NumPy is slow to import
 
     bits = 8 * size / header.chars if header.chars else None

@@ -1,4 +1,4 @@
-"""`--config FILE.toml`: options from a file, below the command line and the environment."""
+"""`--config FILE.toml`: options from a file, which the command line and the environment override."""
 
 import os
 import re
@@ -16,12 +16,12 @@ from charlm.terminal import one_line
 
 COMMAND_LINE_ONLY = ("config", "help", "corpus", "dry_run")
 MOST_BYTES = 1 << 15
-"""A longer file is not one of settings: a device or a pipe may have no end."""
+"""Most bytes read: a longer file is not one of settings, and a device or a pipe may have no end."""
 LONGEST_NAME = 100
 
 
 def read_config(ctx: typer.Context, path: str | None) -> str | None:
-    """Make a file's settings the defaults of the command; UsageError for an unknown setting or a wrong type."""
+    """Make a file's settings the defaults of the command. Raises UsageError for an unknown setting or a wrong type."""
     if path is None:
         return None
     text = _read(path)
@@ -48,14 +48,14 @@ def read_config(ctx: typer.Context, path: str | None) -> str | None:
             raise UsageError(f"{where}{name} is {_shown(value)}; it must be {wrong}")
         repeated = params[name].multiple and isinstance(value, str)
         settings[name], lines[name] = [value] if repeated else value, line
-    # A parameter may have another name than its option: `from` is no name in Python.
+    # A parameter's name may differ from its option's: `from` is a keyword in Python.
     ctx.default_map = {**(ctx.default_map or {}), **{str(params[n].name): v for n, v in settings.items()}}
     ctx.meta[CONFIG_FILE] = path, {params[name].name: line for name, line in lines.items()}
     return path
 
 
 def _read(path: str) -> str:
-    """The text of the file, in UTF-8 or with a byte-order mark in UTF-16."""
+    """Read the file as UTF-8, or as UTF-16 if it has a byte-order mark."""
     name = os.path.expanduser(path)
     try:
         if stat.S_ISFIFO(os.stat(name).st_mode) and not name.startswith("/dev/"):  # which `<(command)` is
@@ -81,13 +81,13 @@ def _read(path: str) -> str:
 
 
 def _line(text: str, key: str) -> int:
-    """The line that sets a key, or begins a table of that name."""
+    """Return the number of the line that sets a key, or begins a table of that name."""
     found = re.search(rf"""^\s*\[*\s*["']?{re.escape(key)}["']?\s*[=.\]]""", text, re.MULTILINE)
     return text.count("\n", 0, found.end()) + 1 if found else 1
 
 
 def _unknown(name: str, params: dict[str, Any], ctx: typer.Context) -> str:
-    """What to say of a name that sets nothing."""
+    """Explain why a name sets nothing."""
     shown = repr(one_line(name))
     if name in COMMAND_LINE_ONLY and name in params:
         return f"{shown} can only be given on the command line"
@@ -100,14 +100,14 @@ def _unknown(name: str, params: dict[str, Any], ctx: typer.Context) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value as TOML writes it."""
+    """Format a value as in TOML."""
     if isinstance(value, bool):
         return str(value).lower()
     return one_line(repr(value) if isinstance(value, str | list) else str(value))
 
 
 def _wrong(param: Any, value: Any) -> str | None:
-    """What the option takes, where that is not a value of this type."""
+    """Return what the option takes if a value has the wrong type, else None."""
     if param.multiple:
         parts = value if isinstance(value, list) else [value]
         return (

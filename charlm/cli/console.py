@@ -1,4 +1,4 @@
-"""What the commands print, write and load: results to standard output, messages and live lines to standard error."""
+"""Output of the commands: results to standard output, messages and progress bars to standard error; also loads runs."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from charlm.training.request import Messages
 
 STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 DESCRIPTOR = re.compile(r"/dev/stderr|(?:/dev|/proc/self)/fd/[0-9]+")
-"""What a shell has opened already, such as `3> out`: it is written to as it is, whatever it leads to."""
+"""A file that the shell has opened, such as `3> out`: written to in place, whatever it leads to."""
 LONGEST_NAME = 255
 DELAY = 1.0
 EVERY_SECONDS = 0.25
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class Output:
-    """The place that an option names, checked before the work begins. Raises UsageError."""
+    """The destination that an option names, checked before the work begins. Raises UsageError."""
 
     def __init__(
         self,
@@ -43,14 +43,14 @@ class Output:
         overwrite: bool = True,
         binary: bool = False,
     ) -> None:
-        """`inputs` are the files that are read (`-` is standard input), which are never overwritten; others with `overwrite`.
+        """`inputs`: files that are read (`-` is standard input), never overwritten. `overwrite`: other files may be.
 
-        What is `binary` goes to a terminal only with `overwrite`, which is `--force` there.
+        `binary` output goes to a terminal only with `overwrite`, which is `--force` there.
         """
         self._named = f"{option} {one_line(name)}"
         self.is_stdout = name in STDOUT
         self._path = None if self.is_stdout else Path(os.path.expanduser(name))
-        self._special = False  # a device or a pipe, or what a shell has opened: written as it is
+        self._special = False  # a device, a pipe or what a shell has opened: written in place
         if self._path is not None:
             self._check(self._path, inputs, overwrite)
         elif binary and not overwrite and sys.stdout.isatty():
@@ -72,7 +72,7 @@ class Output:
             raise UsageError(f"{self._named} exists already; give another name, or --force to overwrite it")
 
     def refuse_inputs(self, inputs: Sequence[str]) -> None:
-        """UsageError where it is one of the files that are read, or in a folder that is."""
+        """Raise UsageError if it is one of the files that are read, or in a folder that is."""
         if self._path is None or not self._path.is_file():
             return
         for name in inputs:
@@ -84,7 +84,7 @@ class Output:
                 )
 
     def _check_new(self, path: str) -> None:
-        """UsageError where no file of that name can be made."""
+        """Raise UsageError if no file of that name can be created."""
         folder, name = os.path.split(path)
         if not os.path.isdir(folder):
             raise UsageError(f"{self._named} is in a folder that does not exist; create it, or name another")
@@ -94,7 +94,7 @@ class Output:
             raise UsageError(f"{self._named}: the name is too long; the limit is {LONGEST_NAME} bytes")
 
     def write(self, pieces: Iterable[bytes]) -> None:
-        """Write all of it; a regular file appears whole or not at all. Raises ResourceError."""
+        """Write all of it; a regular file is written atomically. Raises ResourceError."""
         from charlm import files
 
         try:
@@ -118,7 +118,7 @@ class Output:
 
 
 def _is_same(name: str, path: Path) -> bool:
-    """Is the input of that name the file at `path`?"""
+    """Whether the input of that name is the file at `path`."""
     try:
         return os.path.samestat(os.fstat(0) if name == "-" else os.stat(name), os.stat(path))
     except (OSError, ValueError):
@@ -131,42 +131,42 @@ def _to_stdout(pieces: Iterable[bytes]) -> None:
         raise ResourceError("standard output is closed; connect it, or name a file")
     for piece in pieces:
         stream.write(piece)
-        stream.flush()  # whoever reads need not wait for the next one
+        stream.flush()  # so that a reader need not wait for the next one
 
 
 def given_command() -> str:
-    """The command as it was typed, without what may be secret in the addresses of texts."""
+    """Return the command as it was typed, without secrets in the addresses of texts."""
     from charlm.data.addresses import without_secrets  # here: not needed for help
 
     return command_line(["charlm", *(without_secrets(word, is_word=True) for word in sys.argv[1:])])
 
 
 def say(text: str, command: str = "") -> None:
-    """A line for whoever watches, unless --quiet; a command at its end is never broken, so that it can be pasted."""
+    """Print a message to standard error, unless --quiet; a command at its end is never broken, so that it can be pasted."""
     if not is_quiet():
         _tell("", "", visible(text), command)
 
 
 def warn(text: str) -> None:
-    """A line that should not be missed."""
+    """Print a warning to standard error."""
     _tell("note: ", "33", visible(text))
 
 
 def fail(text: str) -> None:
-    """Why the command ends."""
+    """Print the error that ends the command to standard error."""
     _tell("error: ", "1;31", visible(text))
 
 
 def _tell(head: str, code: str, text: str, command: str = "") -> None:
-    """Write to standard error, above the live line where there is one; on a terminal broken between words."""
+    """Write to standard error, above the progress bar if there is one; on a terminal, lines break between words."""
     shown = fit(head + text, sys.stderr, visible(command))
     with _no_live_line():
         print(_styled(head, code) + shown[len(head) :] if head else shown, file=sys.stderr, flush=True)
 
 
 def _no_live_line() -> AbstractContextManager[Any]:
-    """Take the live line away meanwhile."""
-    if "tqdm" not in sys.modules:  # which is slow to import, and without it there is no such line
+    """Hide the progress bar within the block."""
+    if "tqdm" not in sys.modules:  # slow to import, and without it there is no bar
         return nullcontext()
     from tqdm import tqdm
 
@@ -177,23 +177,23 @@ def confirm(question: str) -> bool:
     """Ask on the terminal; only `y` and `yes` agree."""
     print(visible(f"{question} [y/N] "), end="", file=sys.stderr, flush=True)
     answer = sys.stdin.readline()
-    if not answer.endswith("\n"):  # the end of the input: the line is still open
+    if not answer.endswith("\n"):  # end of input, so the line is still open
         print(file=sys.stderr)
     return answer.strip().lower() in ("y", "yes")
 
 
 def can_ask() -> bool:
-    """Is there somebody to ask: are standard input and standard error a terminal?"""
+    """Whether a question can be asked: standard input and standard error are terminals."""
     return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
 
 
 def foreign(text: str) -> str:
-    """Text of a file or a model, made harmless if standard output is a terminal."""
+    """Escape control characters in text of a file or a model, if standard output is a terminal."""
     return visible(text, dim=colour(sys.stdout)) if sys.stdout.isatty() else text
 
 
 def print_json(row: Mapping[str, Any]) -> None:
-    """A result as a line of JSON; what a terminal would obey stays escaped there."""
+    """Print a result as a line of JSON; on a terminal all but ASCII is escaped."""
     print(json.dumps(replace_nonfinite(row), ensure_ascii=sys.stdout.isatty(), allow_nan=False), flush=True)
 
 
@@ -204,7 +204,7 @@ def table(
     numbers: Sequence[int] = (),
     longest: int = 200,
 ) -> None:
-    """A still table on standard output; columns in `numbers` are aligned to the right.
+    """Print a table to standard output; columns in `numbers` are aligned to the right.
 
     Cells of more than `longest` characters are shortened in the middle.
     """
@@ -231,7 +231,7 @@ def table(
 
 
 def count(n: int) -> str:
-    """A number with its thousands apart."""
+    """Format a number with separators of thousands."""
     return f"{n:,}"
 
 
@@ -240,9 +240,9 @@ def _styled(text: str, code: str) -> str:
 
 
 class Bar:
-    """A live line for work that takes more than a second; without a terminal a plain line every ten seconds.
+    """A progress bar for work that takes more than a second; without a terminal a plain line every ten seconds.
 
-    A thread of its own draws it, so that it goes on where the work reports nothing for long.
+    A thread of its own draws it, so that it moves even while the work reports nothing.
     """
 
     def __init__(self, unit: str = "B") -> None:
@@ -253,13 +253,13 @@ class Bar:
         self._drawing = Thread(target=self._draw, daemon=True)
 
     def __call__(self, what: str, done: int, of: int | None) -> None:
-        """So much of so much is done."""
+        """Report that `done` of `of` is done."""
         if what != self._what or (self._line is not None and self._line.total != of):
             self._begin(what, of)
         self._line.n = done
 
     def close(self) -> None:
-        """Take the line away."""
+        """Remove the bar."""
         self._closed.set()
         with self._changing:
             if self._line is not None:
@@ -281,7 +281,7 @@ class Bar:
             self._drawing.start()
 
     def _speed(self) -> list[str]:
-        """How much of the unit is done a second."""
+        """Return the speed, in units per second, as text."""
         from tqdm import tqdm
 
         seconds = monotonic() - self._began
@@ -289,7 +289,7 @@ class Bar:
         return [f"{tqdm.format_sizeof(done / seconds)}{self._unit}/s"] if done and seconds > 0 else []
 
     def _draw(self) -> None:
-        """Until it is closed: draw the line anew, or say a plain one when it is time."""
+        """Redraw the bar until it is closed, or print a plain line when one is due."""
         while not self._closed.wait(EVERY_SECONDS):
             now = monotonic()
             with self._changing:
@@ -304,7 +304,7 @@ class Bar:
 
 @contextmanager
 def working(what: str, unit: str = " symbols") -> Iterator[Bar]:
-    """Show that something is being done, until it is done; nothing before it is named, where `what` is empty."""
+    """Show a progress bar while the block runs; if `what` is empty, not before the work names itself."""
     bar = Bar(unit)
     if what:
         bar(what, 0, None)
@@ -315,13 +315,13 @@ def working(what: str, unit: str = " symbols") -> Iterator[Bar]:
 
 
 MESSAGES = Messages(say, warn, working)
-"""To standard error."""
+"""Messages to standard error."""
 
 
 def load_run(root: Path, name: str | None, checkpoint: str | None = None, device: str = "cpu") -> "Run":
     """Load a run, by default the newest, at a checkpoint: by default the latest, or the best after early stopping.
 
-    Says which it is, and whether it computes on a GPU. Raises CheckpointError and UsageError.
+    Prints which it is, and whether it runs on a GPU. Raises CheckpointError and UsageError.
     """
     from charlm.run import load  # here: torch is slow to import
     from charlm.training.device import gpu_note
@@ -335,7 +335,7 @@ def load_run(root: Path, name: str | None, checkpoint: str | None = None, device
 
 
 def finish(work: Generator[Any, None, T], what: str) -> T:
-    """Do all of the work, which yields what is done and the total; show a live line and return the result."""
+    """Run a generator that yields what is done and the total; show a progress bar and return its result."""
     with working(what) as watch:
         while True:
             try:

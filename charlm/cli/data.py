@@ -52,7 +52,7 @@ def command(
 
 
 def _no_text(name: str) -> str:
-    """Why a text cannot be fetched by that name, and what to do."""
+    """Explain why a text cannot be fetched by that name, and what to do."""
     from charlm.data.addresses import address_advice, is_address, kept_name
     from charlm.data.datasets import TEXTS
 

@@ -1,4 +1,4 @@
-"""The desk of `charlm play`: a text, and a model that continues it in a thread of its own.
+"""The app of `charlm play`: an editor, and a model that continues its text in a thread of its own.
 
 Each continuation has the next seed, so that the same seed and the same keys write the same text, and the first one is
 what `charlm sample --prompt TEXT --seed SEED` writes.
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from charlm.run import Run
 
 MOST_NAMED = 3
-"""Characters that the line of the state names."""
+"""Most characters that the status line names."""
 ENDS = {"stop": "stopped before the stop text", "document": "the model ends the document here"}
-"""What is said of the reasons of an end, but for the length."""
+"""Messages for the reasons why a continuation ended; reaching its length has none."""
 
 
 class Wrote(Message):
-    """A part of continuation number `number`, its end, or why it failed."""
+    """A piece of continuation `number`, its end, or the error that ended it."""
 
     def __init__(self, number: int, event: Piece | Ended | Exception) -> None:
         super().__init__()
@@ -44,11 +44,11 @@ class Wrote(Message):
 
 
 class Signal(Message):
-    """A signal came."""
+    """A signal was received."""
 
 
 class Desk(App[str]):
-    """Returns the text if it is to be written to standard output."""
+    """The app; returns the text if it is to be written to standard output."""
 
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -67,7 +67,7 @@ class Desk(App[str]):
     """
 
     def __init__(self, run: "Run", config: DeskConfig, text: str, *, redirected: bool = False) -> None:
-        """`redirected`: the text goes to standard output, a file or a pipe, so that quitting asks nothing."""
+        """`redirected`: standard output is a file or a pipe, which gets the text, so that quitting asks nothing."""
         super().__init__()
         self._model, self._config, self._redirected = run, config.seeded(), redirected
         self._first_text, self._saved, self._file_name = text, text, ""
@@ -76,19 +76,19 @@ class Desk(App[str]):
         self._number, self._stop, self._note = 0, Event(), ""
         self._computing = Lock()  # one use of the model at a time
         self.failure: Exception | None = None
-        """What went wrong, for whoever ran it."""
+        """The error that ended the app, for the command."""
         self.signal: str | None = None
         """The name of the signal that ended it."""
 
     def compose(self) -> ComposeResult:
-        """The text above, the state and the keys below."""
+        """Lay out the editor, with the status line and the keys below."""
         self.editor = Editor(self._first_text, self._stop_writing)
         yield self.editor
         yield Label("", id="status", markup=False)
         yield Footer(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:
-        """Begin at the end of the text."""
+        """Put the cursor at the end of the text."""
         if self.signal is not None:
             self.exit(None)
         self.editor.move_cursor(self.editor.document.end)
@@ -97,7 +97,7 @@ class Desk(App[str]):
 
     @property
     def writing(self) -> bool:
-        """Is a continuation being written?"""
+        """Whether a continuation is being written."""
         return not self._stop.is_set() and self._number > 0
 
     def action_continue(self) -> None:
@@ -106,7 +106,7 @@ class Desk(App[str]):
             self._begin(self.editor.place, self.editor.place)
 
     def action_take_back(self) -> None:
-        """Stop what is being written; otherwise take the last continuation back."""
+        """Stop the continuation being written, or else undo the last one."""
         if self.writing:
             self._stop_writing()
             self._tell("stopped")
@@ -117,7 +117,7 @@ class Desk(App[str]):
             self._tell("no continuation to take back; Ctrl+Z undoes")
 
     def action_again(self) -> None:
-        """Another continuation for the same place."""
+        """Replace the last continuation by another."""
         self._stop_writing()
         if not self.editor.written:
             self._tell("no continuation to write again; Tab continues")
@@ -137,7 +137,7 @@ class Desk(App[str]):
             self._tell("settings changed")
 
     async def action_alternatives(self) -> None:
-        """What could stand at the cursor; the one that is picked begins a continuation."""
+        """Show alternatives for the character at the cursor; picking one begins a continuation."""
         self._stop_writing()
         place, contents = self.editor.place, self.editor.contents
         self.run_worker(self._offer(place, contents), exclusive=True)
@@ -149,7 +149,7 @@ class Desk(App[str]):
 
         found = await asyncio.to_thread(compute)
         picked = await self.push_screen_wait(Alternatives(found, contents[place : place + 1]))
-        if picked is not None and self.editor.contents == contents:  # else keys came first
+        if picked is not None and self.editor.contents == contents:  # else the user typed first
             last = self.editor.written[-1] if self.editor.written else None
             inside = last is not None and last.start <= place < last.end
             end = last.end if last is not None and inside else min(place + 1, len(contents))
@@ -167,7 +167,7 @@ class Desk(App[str]):
 
     @property
     def unsaved(self) -> str:
-        """The text where it is not saved, else nothing. It can be asked for when all has ended."""
+        """The text if it is not saved, else empty; also available after the app has ended."""
         text = self.editor.contents if hasattr(self, "editor") else self._saved
         return "" if text == self._saved else text
 
@@ -177,7 +177,7 @@ class Desk(App[str]):
             self.push_screen(Help())
 
     def action_interrupt(self) -> None:
-        """Stop what is being written, or copy what is selected, or quit."""
+        """Stop the continuation, or copy the selection, or quit."""
         if len(self.screen_stack) > 1:
             self.screen.dismiss(None)
         elif self.writing:
@@ -189,7 +189,7 @@ class Desk(App[str]):
             self.action_leave()
 
     def action_leave(self) -> None:
-        """Quit; ask first what to do with a text that is not saved."""
+        """Quit, asking first what to do with unsaved text."""
         self._stop_writing()
         if len(self.screen_stack) > 1:
             self.screen.dismiss(None)
@@ -210,11 +210,11 @@ class Desk(App[str]):
             self.exit(text if answer == "print" else None)
 
     def copy_to_clipboard(self, text: str) -> None:
-        """Copy text as it is, not as the editor holds it."""
+        """Copy the text itself, not the editor's stand-ins."""
         super().copy_to_clipboard(Editor.restored(text))
 
     def _begin(self, start: int, end: int, head: str = "") -> None:
-        """Begin a continuation that replaces what stands between two places."""
+        """Begin a continuation that replaces the text between two positions."""
         self.editor.begin(start, end, head)
         prompt = self.editor.contents[: start + len(head)]
         self._number += 1
@@ -236,7 +236,7 @@ class Desk(App[str]):
     def _generate(
         self, prompt: str, config: DeskConfig, stop: Event, post: Callable[[Piece | Ended | Exception], None]
     ) -> None:
-        """In a thread of its own: write until the end, or until it is stopped."""
+        """Generate until the end, or until it is stopped; runs in a thread of its own."""
         model = self._model
         try:
             with self._computing:
@@ -254,7 +254,7 @@ class Desk(App[str]):
             post(error)
 
     def on_wrote(self, message: Wrote) -> None:
-        """Show what was written, unless it was stopped meanwhile."""
+        """Show a piece that was written, unless the continuation was stopped meanwhile."""
         if message.number != self._number or self._stop.is_set():
             return
         event = message.event
@@ -270,15 +270,15 @@ class Desk(App[str]):
             self.exit(None)
 
     def on_text_area_selection_changed(self) -> None:
-        """The cursor moved."""
+        """Update the status when the cursor has moved."""
         self._show_status()
 
     def on_text_area_changed(self) -> None:
-        """The text changed."""
+        """Update the status when the text has changed."""
         self._show_status()
 
     def _stop_writing(self) -> None:
-        """What is being written ends here."""
+        """Stop the continuation being written."""
         if self.writing:
             self._stop.set()
             self._show_status()
@@ -288,7 +288,7 @@ class Desk(App[str]):
         self._show_status()
 
     def _show_status(self) -> None:
-        """The run, what was just said, the settings that are set, the size of the text."""
+        """Show the run, the last message, the settings that are set, and the size of the text."""
         config, editor = self._config, self.editor
         chosen = [
             f"{name.replace('_', '-')} {value:g}"
@@ -310,16 +310,16 @@ class Desk(App[str]):
         status.update(one_line(" · ".join(part for part in parts if part), 500))
 
     def end_by(self, signal: str) -> None:
-        """End because of a signal; may be called by any thread."""
+        """End the app because of a signal; may be called from any thread."""
         self.signal = signal
         self.post_message(Signal())
 
     def on_signal(self) -> None:
-        """End; the command writes the text."""
+        """End the app; the command then writes the text."""
         self._stop_writing()
         self.exit(None)
 
     def _handle_exception(self, error: Exception) -> None:
-        """End with what went wrong, which the command says in one sentence."""
+        """End the app and keep the error, which the command reports in one sentence."""
         self.failure = self.failure or error
         self.panic()

@@ -1,7 +1,7 @@
-"""The text of `charlm play`: an editor that shows what a terminal would obey as symbols, and can take continuations back.
+"""The editor of `charlm play`: shows unsafe characters as symbols, and can undo the model's continuations.
 
-The editor's document holds a lone surrogate, which no text has and which takes one cell, for each unsafe character, so that
-places, widths and line ends are right whatever the model writes; `contents` is the text itself.
+In the editor's document a lone surrogate, which no text has and which takes one cell, stands in for each unsafe
+character, so that positions, widths and line ends are right whatever the model writes; `contents` is the text itself.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,34 +29,34 @@ RESTORED = str.maketrans(dict(zip(STAND_INS, UNSAFE, strict=True)))
 
 
 def _symbol(char: str) -> str:
-    """What shows an unsafe character, in one cell."""
+    """Return the one-cell symbol for an unsafe character."""
     code = ord(char)
     return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else "\u2426"
 
 
 SYMBOLS = str.maketrans(dict(zip(STAND_INS, map(_symbol, UNSAFE), strict=True)))
 FRESH = "italic cyan"
-"""How a continuation is shown as long as it can be taken back."""
+"""Style of a continuation while it can be taken back."""
 
 
 @dataclass
 class Written:
-    """A continuation in the text; lengths and places count characters of the document."""
+    """A continuation in the text; lengths and positions count characters of the document."""
 
     start: int
-    removed: str  # what stood there
+    removed: str  # the text that it replaced
     cursor: int  # where the cursor was
     head: str  # the character that was picked to begin it, if one was
     length: int = 0
 
     @property
     def end(self) -> int:
-        """Where it ends."""
+        """The position at which it ends."""
         return self.start + self.length
 
 
 class Editor(TextArea):
-    """The text, and which of it are continuations that nothing was typed after."""
+    """The text, and the continuations in it since the user last typed."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("tab", "app.continue", "continue"),
@@ -68,7 +68,7 @@ class Editor(TextArea):
     ]
 
     def __init__(self, text: str, typed: Callable[[], None]) -> None:
-        """`typed` is called before each edit of the user's."""
+        """`typed` is called before each edit by the user."""
         super().__init__(
             _valid(text).translate(HIDDEN), soft_wrap=True, show_line_numbers=False, compact=True
         )
@@ -83,16 +83,16 @@ class Editor(TextArea):
 
     @staticmethod
     def restored(text: str) -> str:
-        """A part of the document as it is in the text itself."""
+        """Return part of the document with the original characters."""
         return text.translate(RESTORED)
 
     @property
     def place(self) -> int:
-        """How many characters stand before the cursor."""
+        """The number of characters before the cursor."""
         return self._index(self.cursor_location)
 
     def begin(self, start: int, end: int, head: str = "") -> None:
-        """Begin a continuation that replaces what stands from `start` to `end`, with `head` as its first text."""
+        """Begin a continuation that replaces the text from `start` to `end`, with `head` as its first text."""
         written = Written(start, self.text[start:end], self.place, head)
         with self._writing():
             self._end = self.replace("", self._location(start), self._location(end)).end_location
@@ -101,7 +101,7 @@ class Editor(TextArea):
         self.write(head)
 
     def write(self, text: str) -> None:
-        """Add text to the last continuation; the cursor goes along if it stands at its end."""
+        """Append to the last continuation; the cursor follows if it is at its end."""
         follows = self.cursor_location == self._end
         shown = text.translate(HIDDEN)
         with self._writing():
@@ -111,7 +111,7 @@ class Editor(TextArea):
             self.move_cursor(self._end)
 
     def take_back(self) -> Written:
-        """Put the text and the cursor back to what they were before the last continuation."""
+        """Restore the text and the cursor as they were before the last continuation."""
         last = self.written.pop()
         with self._writing():
             self.replace(last.removed, self._location(last.start), self._location(last.end))
@@ -122,13 +122,13 @@ class Editor(TextArea):
         return last
 
     def keep(self) -> None:
-        """What is written stays: it can no longer be taken back."""
+        """Keep all continuations; they can no longer be taken back."""
         if self.written:
             self.written.clear()
             self.notify_style_update()
 
     def edit(self, edit: Edit) -> EditResult:
-        """Do an edit; one of the user's keeps what is written, and never brings a control character."""
+        """Apply an edit; one by the user keeps all continuations, and cannot insert control characters."""
         if not self._own:
             self._typed()
             self.keep()
@@ -136,19 +136,19 @@ class Editor(TextArea):
         return super().edit(edit)
 
     def undo(self) -> None:
-        """Undo, which is an edit of the user's."""
+        """Undo, which counts as an edit by the user."""
         self._typed()
         self.keep()
         super().undo()
 
     def redo(self) -> None:
-        """Redo, which is an edit of the user's."""
+        """Redo, which counts as an edit by the user."""
         self._typed()
         self.keep()
         super().redo()
 
     def get_line(self, line_index: int) -> Text:
-        """A line as it is shown."""
+        """Return a line as it is shown."""
         line = Text(_shown(self.document.get_line(line_index)), end="", no_wrap=True)
         if self.written:
             (top, left), (bottom, right) = self._location(self.written[-1].start), self._end
@@ -160,7 +160,7 @@ class Editor(TextArea):
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Within it, edits are not the user's."""
+        """Mark edits within the block as the model's, not the user's."""
         self._own = True
         try:
             yield
@@ -181,7 +181,7 @@ class Editor(TextArea):
 
 
 def _valid(text: str) -> str:
-    """The text with U+FFFD for halves of surrogate pairs."""
+    """Replace lone surrogates by U+FFFD."""
     return text.encode("utf-8", "replace").decode() if not text.isascii() else text
 
 

@@ -1,4 +1,4 @@
-"""The windows that `charlm play` opens over the text: settings, alternatives, the name of a file, the question at the end, keys."""
+"""The windows of `charlm play`: settings, alternatives, saving, quitting and the list of keys."""
 
 import os
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from charlm.terminal import one_line, percent, unescaped
 R = TypeVar("R")
 MOST_ALTERNATIVES = 100
 BETWEEN = "|"
-"""Stands between several stop texts in their field."""
+"""Separates several stop texts in their field."""
 KEYS = (
     ("Tab", "continue the text at the cursor"),
     ("Esc", "stop the continuation; then take the last one back"),
@@ -49,7 +49,7 @@ class Window(ModalScreen[R | None]):
     title_text = ""
 
     def compose(self) -> ComposeResult:
-        """The title, what the window is for, and a line for what is wrong."""
+        """Lay out the title, the widgets of the window, and a line for errors."""
         with VerticalScroll(id="window", can_focus=False):
             yield Label(self.title_text, id="heading", markup=False)
             yield from self.parts()
@@ -60,17 +60,17 @@ class Window(ModalScreen[R | None]):
         raise NotImplementedError
 
     def refuse(self, why: str) -> None:
-        """Say what is wrong."""
+        """Show an error."""
         self.query_one("#problem", Label).update(one_line(why, 500))
 
 
 class Help(Window[None]):
-    """The keys."""
+    """The list of keys."""
 
     title_text = "Keys (Esc closes)"
 
     def parts(self) -> ComposeResult:
-        """A row for each, wrapped where the window is narrow."""
+        """Show a row for each key, wrapped where the window is narrow."""
         table = Table.grid(padding=(0, 2))
         table.add_column(no_wrap=True)
         table.add_column(ratio=1)
@@ -80,7 +80,7 @@ class Help(Window[None]):
 
 
 class SettingsWindow(Window[DeskConfig]):
-    """A field for each setting; gives the changed settings."""
+    """A field for each setting; returns the changed settings."""
 
     title_text = "Settings (Enter accepts, Esc cancels, Tab and arrows move)"
     BINDINGS: ClassVar[list[BindingType]] = [("down", "app.focus_next"), ("up", "app.focus_previous")]
@@ -115,7 +115,7 @@ class SettingsWindow(Window[DeskConfig]):
 
 
 def _written(value: Any) -> str:
-    """A value as it stands in its field."""
+    """Format a value for its field."""
     if value is None:
         return ""
     if isinstance(value, tuple):
@@ -126,7 +126,7 @@ def _written(value: Any) -> str:
 
 
 def _read(setting: Setting, text: str) -> Any:
-    """The value in a field. Raises ValueError that names the setting."""
+    """Parse the value in a field. Raises ValueError that names the setting."""
     if setting.repeated:
         return tuple(map(unescaped, text.split(BETWEEN))) if text else None
     if not text.strip():
@@ -139,10 +139,10 @@ def _read(setting: Setting, text: str) -> Any:
 
 
 class Alternatives(Window[str]):
-    """What may stand at a place, with the model's probabilities; gives the character that was picked."""
+    """Alternatives for a character, with the model's probabilities; returns the one that was picked."""
 
     def __init__(self, probabilities: Mapping[str, float], now: str) -> None:
-        """`now`: the character that stands there, empty at the end."""
+        """`now`: the character at that position, empty at the end."""
         super().__init__()
         self.title_text = "Alternatives (Enter picks one and goes on from there, Esc closes)"
         ranked = sorted(probabilities.items(), key=lambda item: -item[1])
@@ -151,7 +151,7 @@ class Alternatives(Window[str]):
             self._ranked.append((now, probabilities[now]))
 
     def parts(self) -> ComposeResult:
-        """The list, the likeliest first; what cannot be picked is dim."""
+        """Show the list, the likeliest first; what cannot be picked is dim."""
         options = [
             Option(
                 Text(f"{_named(char):<26}{percent(p):>9}" + "  <- here" * (bool(char) and char == self._now)),
@@ -162,12 +162,12 @@ class Alternatives(Window[str]):
         yield OptionList(*options, markup=False, compact=True)
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        """Give the one that was picked."""
+        """Return the character that was picked."""
         self.dismiss(self._ranked[event.option_index][0])
 
 
 def pickable(char: str) -> bool:
-    """Is it a character, not the end of the document or all those that are spelled in bytes?"""
+    """Whether it is a single character: not the end of the document, nor all those that are encoded in bytes."""
     return char not in ("", "\ufffd")
 
 
@@ -177,7 +177,7 @@ def _named(char: str) -> str:
 
 
 class Save(Window[Path]):
-    """Asks for a name and writes the text; gives the path. Overwrites only after a second Enter."""
+    """Asks for a name and writes the text; returns the path. Overwrites only after a second Enter."""
 
     title_text = "Save as (Enter saves, Esc cancels)"
 
@@ -191,7 +191,7 @@ class Save(Window[Path]):
         yield Input(self._name, placeholder="name of the file", id="name", compact=True)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Write the file, or say why not."""
+        """Write the file, or show why not."""
         try:
             path = save(self._text, event.value, overwrite=self._confirmed == event.value)
         except FileExistsError:
@@ -206,7 +206,7 @@ class Save(Window[Path]):
 
 
 def save(text: str, name: str, *, overwrite: bool) -> Path:
-    """Write a text, whole or not at all. Raises FileExistsError unless `overwrite`, UsageError, OSError."""
+    """Write a text atomically. Raises FileExistsError unless `overwrite`, UsageError, OSError."""
     if not name.strip():
         raise UsageError("give the name of a file")
     if "\0" in name:
@@ -230,7 +230,7 @@ ANSWERS: dict[Answer, str] = {
 
 
 class Quit(Window[Answer]):
-    """Asks what to do with a text that is not saved."""
+    """Asks what to do with unsaved text."""
 
     title_text = "The text is not saved"
 
@@ -239,5 +239,5 @@ class Quit(Window[Answer]):
         yield OptionList(*ANSWERS.values(), markup=False, compact=True)
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        """Give the answer."""
+        """Return the answer."""
         self.dismiss(list(ANSWERS)[event.option_index])

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 EXAMPLES = """Examples:
   charlm doctor                check this machine and whether charlm can write
   charlm doctor poems          verify every file of a run
-  charlm doctor poems --json   as data
+  charlm doctor poems --json   as JSON
 
 CHARLM_NATIVE=0 switches the compiled kernels off; v4bf16, v4, v3, v2 or
 baseline chooses those of one instruction set.
@@ -26,7 +26,7 @@ baseline chooses those of one instruction set.
 Exit codes: 4 if a run is damaged, 6 if a folder cannot be written."""
 
 SAMPLE = "é→日🦆"
-"""Characters that show whether a console can display all text."""
+"""Sample by which to tell whether a console can display all text."""
 
 
 def command(
@@ -64,7 +64,7 @@ def command(
 
 
 def software() -> list[tuple[str, str]]:
-    """Versions, and what computes each part that has compiled kernels."""
+    """Return versions, and which kernels run each part that has compiled ones."""
     import torch  # here: it is slow to import
 
     from charlm.native.library import statuses

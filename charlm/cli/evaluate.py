@@ -1,4 +1,4 @@
-"""`charlm eval`: bits per character of a text, beside baselines."""
+"""`charlm eval`: score texts in bits per character, next to baselines."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -111,7 +111,7 @@ def command(
 
 
 def _check_learns(snapshot: "Snapshot") -> None:
-    """UsageError for a run that --online cannot act on."""
+    """Raise UsageError for a run on which --online has no effect."""
     if snapshot.vocabulary.end is not None:
         raise UsageError("--online has no effect on a run with --documents; leave it out")
     if snapshot.model_config.is_ngram:
@@ -119,7 +119,7 @@ def _check_learns(snapshot: "Snapshot") -> None:
 
 
 def _with_online_figures(evaluation: "Evaluation", model: "TrainedRun") -> "Evaluation":
-    """The same with the figures of what learns as it reads; a live line meanwhile."""
+    """Add the figures of models that adapt while they read, showing progress."""
     from charlm.evaluation.adaptive import DynamicModel, scoring_online
 
     texts = [(text.name, text.text) for text in evaluation.figure.texts]

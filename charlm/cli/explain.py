@@ -1,4 +1,4 @@
-"""`charlm explain`: the ideas in the code, each with a computation."""
+"""`charlm explain`: explain the ideas in the code, each with a computed example."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""`charlm export`: a plain decoder for transformers, llama.cpp or onnxruntime."""
+"""`charlm export`: convert a plain decoder for transformers, llama.cpp or onnxruntime."""
 
 import os
 from pathlib import Path
@@ -33,17 +33,17 @@ def command(
     *,
     settings: dict[str, Any],
 ) -> None:
-    """Write a run in a format of other programs.
+    """Export a run to transformers, llama.cpp or onnxruntime.
 
-    The run must be a plain decoder: one trained with --plain, alone or with --teacher. Its calibration is part of what is
-    written. Needs the extra: pip install "charlm-cli[export]".
+    The run must be a plain decoder: one trained with --plain, alone or with --teacher. The export
+    includes its calibration. Needs the extra: pip install "charlm-cli[export]".
     """
     config = build(ExportConfig, settings)
     chosen = one_run(name, run)
     given = None if out is None else Path(os.path.expanduser(out))
     from charlm.export.write import check_destination, export  # here and below: torch is slow to import
 
-    if given is not None:  # a mistake is told before the work
+    if given is not None:  # so that a mistake is reported before the work
         check_destination(given)
     model = load_run(checkpoints, chosen, checkpoint)
     from charlm.export.decoder import plain_decoder

@@ -1,4 +1,4 @@
-"""Showing a training, for `train`, `resume` and `compare`: the live line, warnings, the table or the JSON at the end."""
+"""Show training, for `train`, `resume` and `compare`: the progress bar, warnings, and the table or JSON at the end."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -39,13 +39,13 @@ from charlm.training.signals import EXIT_CODES, StopSignals
 from charlm.training.state import overview
 
 SCHEMA = 1
-"""Of the rows that `train --json` and `resume --json` print."""
+"""Version of the rows that `train --json` and `resume --json` print."""
 
 
 def follow(training: TrainingJob, *, as_json: bool) -> None:
-    """Train to the end or until a signal and show it; exits with the code of the signal.
+    """Train to the end or until a signal, and show it; exits with the code of the signal.
 
-    Of a run that is finished only the report is made. With `as_json` standard output gets the events instead of
+    For a finished run only the report is written. With `as_json` standard output gets the events instead of
     the table at the end.
     """
     run, session = training.folder, training.session
@@ -61,14 +61,14 @@ def follow(training: TrainingJob, *, as_json: bool) -> None:
     assert training.last is not None
     reason = training.last.reason
     try:
-        rows = training.close(hurry=hurry)  # whoever sent a signal does not wait for what takes time
+        rows = training.close(hurry=hurry)  # after a signal, what takes time is left out
     except KeyboardInterrupt:
         say("\nthe run is saved; to finish it and write its report:", _resume_command(training))
         raise
     if as_json:
         print_result(run, reason)
     else:
-        with suppress(OSError):  # whoever read the table may be gone; what is said below still counts
+        with suppress(OSError):  # the reader of a pipe may be gone; what follows still counts
             table(rows)
     training.ranks.agree()  # the others wait for this one
     if reason in EXIT_CODES:
@@ -78,20 +78,20 @@ def follow(training: TrainingJob, *, as_json: bool) -> None:
 
 
 def _follow_first(training: TrainingJob) -> None:
-    """Train together with rank 0, which shows it; exits with the code of a signal that any rank was sent."""
+    """Train in step with rank 0, which shows it; exits with the code of a signal that any rank received."""
     if training.last is None:
         with StopSignals(lambda name: None) as stop:
             for _ in training.events(stop):
                 pass
     assert training.last is not None
-    training.ranks.agree()  # else whoever watches them would end rank 0 before its report is written
+    training.ranks.agree()  # else the watching launcher would end rank 0 before its report is written
     reason = training.last.reason
     if reason in EXIT_CODES:
         raise typer.Exit(EXIT_CODES[reason])
 
 
 def _train(training: TrainingJob, as_json: bool) -> bool:
-    """Train and show each event; did a signal end it?"""
+    """Train and show each event. Return whether a signal ended it."""
     session = training.session
     bar = Progress(
         session.plan,
@@ -118,7 +118,7 @@ def _train(training: TrainingJob, as_json: bool) -> bool:
 
 
 class _Display:
-    """Shows what stays on the screen: evaluations with a sample, and all that is unusual."""
+    """Prints what stays on the screen: evaluations with a sample, and everything unusual."""
 
     def __init__(self, training: TrainingJob) -> None:
         self._training, self._said_slower = training, False
@@ -198,7 +198,7 @@ def _announce(training: TrainingJob, name: str) -> None:
 
 
 def _begun(training: TrainingJob) -> dict[str, Any]:
-    """The first row that `--json` prints: what is trained, on what, from which step to which."""
+    """Return the first row that `--json` prints: what is trained, on what, from which step to which."""
     run, session, baseline = training.folder, training.session, training.baseline
     return {
         "type": "begun",
@@ -216,7 +216,7 @@ def _begun(training: TrainingJob) -> dict[str, Any]:
 
 
 def print_result(run: RunFolder, reason: str) -> None:
-    """The last row that `--json` prints: the run as `charlm runs --json` has it, and how it ended."""
+    """Print the last row of `--json`: the run as in `charlm runs --json`, and how it ended."""
     row = {"type": "result", "reason": reason, "exit_code": EXIT_CODES.get(reason, 0), **overview(run)}
     nats, report = row.get("nats_per_char"), run.path / REPORT
     row["bits_per_char"] = None if nats is None else nats / log(2)
@@ -230,7 +230,7 @@ def print_result(run: RunFolder, reason: str) -> None:
 
 
 def _print_row(row: dict[str, Any]) -> None:
-    with suppress(OSError):  # whoever read it may be gone; training goes on
+    with suppress(OSError):  # the reader of a pipe may be gone; training goes on
         print_json(row)
 
 

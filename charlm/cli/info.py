@@ -1,4 +1,4 @@
-"""`charlm info`: everything about one run."""
+"""`charlm info`: show everything about one run."""
 
 from math import log
 from typing import Any
@@ -11,7 +11,7 @@ from charlm.terminal import one_line
 
 EXAMPLES = """Examples:
   charlm info              the newest run
-  charlm info poems --json  as data"""
+  charlm info poems --json  as JSON"""
 
 
 def command(
@@ -51,14 +51,12 @@ def command(
         print_json(row)
         return
     table(_rows(row), longest=10**6)
-    print(
-        f"command:             {one_line(row['command'], 10**6)}"
-    )  # not in the table, which would break the line
+    print(f"command:             {one_line(row['command'], 10**6)}")  # not in the table, which would wrap it
     print(f"reproduce this run:  {row['repeat_command'] or why}")
 
 
 def _repeat(folder: Any, row: dict[str, Any]) -> tuple[str | None, str]:
-    """The command that makes the run again; or, where there is none, why."""
+    """Return the command that reproduces the run, or None and why there is none."""
     from charlm.config import ModelConfig, TrainingConfig
     from charlm.reporting.commands import repeat_command, why_not_repeatable
     from charlm.training.plan import read_plan

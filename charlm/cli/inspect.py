@@ -1,4 +1,4 @@
-"""`charlm inspect`: what a text is like, before anything is trained on it."""
+"""`charlm inspect`: describe a text and its problems before training."""
 
 import sys
 from contextlib import suppress
@@ -34,10 +34,10 @@ EXAMPLES = """Examples:
   charlm inspect corpus.txt                   its contents, and problems to fix before training
   charlm inspect novels/ --documents file     read as `charlm train` would read it
   charlm inspect corpus.txt --newlines lf     check whether an option solves a problem
-  charlm inspect corpus.txt --json            as data
+  charlm inspect corpus.txt --json            as JSON
 Above 1 GB, charlm reads only a sample; the output says so."""
 FREQUENT, RAREST = 8, 12
-"""How many of the most frequent and of the rarest characters are shown."""
+"""How many of the most frequent and of the rarest characters to show."""
 PASSAGE_SHOWN, WIDTH, LONGEST = 150, 100, 2000
 
 
@@ -97,11 +97,11 @@ def command(
     finally:
         if scan.partial:
             with suppress(OSError):
-                cache.remove(loaded.corpus.key)  # nobody will ask for a sample again
+                cache.remove(loaded.corpus.key)  # a sample is never used again
 
 
 def _show(facts: "Facts", text: str, model: str, unit: str) -> None:
-    """Print the facts; `text` and `model` say what would be trained."""
+    """Print the facts; `text` and `model` describe what would be trained."""
     table(_text_rows(facts))
     print()
     _characters(facts)
@@ -227,6 +227,6 @@ def _few(chars: int) -> str:
 
 
 def _paragraph(text: str) -> None:
-    """Print text in lines as long as the terminal's."""
+    """Print text wrapped to the width of the terminal."""
     width = get_terminal_size().columns if sys.stdout.isatty() else WIDTH
     print(fill(one_line(text, LONGEST), max(20, width - 1)))

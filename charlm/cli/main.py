@@ -1,4 +1,4 @@
-"""The command line: finds the command, runs it, and turns what goes wrong into a sentence and a code."""
+"""Run the command line: find the command, run it, and turn any error into one sentence and an exit code."""
 
 import errno
 import os
@@ -46,8 +46,8 @@ EPILOG = """Examples:
   charlm eval held-out.txt          bits per character of a text
 
 Settings such as --n-layer 4 can also be given as CHARLM_N_LAYER=4, and to
-charlm train as a line n_layer = 4 in a --config FILE. The command line counts
-before variables, and variables before the file.
+charlm train as a line n_layer = 4 in a --config FILE. The command line
+overrides variables, and variables override the file.
 
 Exit codes: 0 success, 1 a bug in charlm, 2 usage, 3 text, 4 checkpoint,
 5 diverged, 6 disk or memory, 7 another rank ended; 128 plus the number of a
@@ -82,7 +82,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
 
 
 def make_app(started: float) -> typer.Typer:
-    """All commands; `started` is when the process began, for those who keep to a time."""
+    """Build the app with all commands; `started`: when the process began, from which time budgets count."""
     app = typer.Typer(
         cls=Group,
         rich_markup_mode=None,
@@ -100,7 +100,7 @@ def make_app(started: float) -> typer.Typer:
             typer.Option("--version", "-V", help="Show the version.", is_eager=True, callback=_show_version),
         ] = False,
         verbose: Annotated[
-            bool, typer.Option("--verbose", help="With --version: also what it computes with.")
+            bool, typer.Option("--verbose", help="With --version: also show libraries and compiled kernels.")
         ] = False,
     ) -> None:
         assert not version, "its callback ends the command"
@@ -124,7 +124,7 @@ def _show_version(wanted: bool) -> None:
 
 
 def _interruptible(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command, ended by Ctrl-C or a signal with one sentence (while it trains, training handles them)."""
+    """Wrap a command so that Ctrl-C or a signal ends it with one sentence (during training, training handles them)."""
 
     @wraps(command)
     def wrapped(*args: Any, **values: Any) -> Any:
@@ -139,11 +139,11 @@ def _interruptible(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def run(started: float) -> int:
-    """Run the command named on the command line; the process's exit code."""
+    """Run the command named on the command line. Return the exit code."""
     plain_streams()
     be_quiet(False)
     if "--no-color" in sys.argv[1:]:
-        no_colours()  # before the command line is read: what is wrong with it is an error in colours
+        no_colours()  # before the command line is parsed, since its errors are coloured too
     came: list[int] = []
     try:
         with raising_signals() as came:
@@ -157,14 +157,14 @@ def run(started: float) -> int:
         fail("interrupted")
         return EXIT_CODES["SIGINT"]
     except (Exception, SystemExit) as error:  # noqa: BLE001  whatever it is, the user gets one sentence
-        if came:  # a library made another exception of the signal's
+        if came:  # a library turned the signal's exception into another
             fail(f"stopped by {signal.Signals(came[0]).name}")
             return 128 + came[0]
         return _other(error)
 
 
 def _other(error: Exception | SystemExit) -> int:
-    """Readers that left, usage errors of the command-line library, torch's lack of memory, and our own bugs."""
+    """Report any other error and return its exit code: closed pipes, usage errors, lack of memory or space, our own bugs."""
     if _reader_left(error):  # nothing more to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -190,7 +190,7 @@ def _other(error: Exception | SystemExit) -> int:
 
 
 def _reader_left(error: Exception | SystemExit) -> bool:
-    """Has the reader of a pipe left? rich makes an exit of it, and Windows says that an argument is invalid."""
+    """Whether the reader of a pipe has left; rich exits then, and Windows reports an invalid argument."""
     if os.name == "nt" and isinstance(error, OSError):
         return error.errno in (errno.EPIPE, errno.EINVAL) and error.filename is None
     return isinstance(error, BrokenPipeError | SystemExit)

@@ -1,4 +1,4 @@
-"""A command line that cannot be: what is wrong with it in one sentence, and what was probably meant."""
+"""Explain an invalid command line in one sentence: what is wrong, and what was probably meant."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from charlm.suggestions import command_meant, number_meant, option_like, option_
 from charlm.terminal import command_line, one_line
 
 TYPED = "charlm.typed"
-"""Where a context keeps the words that its command was given."""
+"""Key under which a context keeps the words its command was given."""
 UNITS_OF_TIME = re.compile(r"(s|sec|secs|second|seconds|m|min|mins|minute|minutes|h|hr|hrs|hour|hours)\.?")
 EXTRA = {
     "runs": "charlm info RUN shows one run",
@@ -25,7 +25,7 @@ EXTRA = {
 
 
 def usage_message(error: Any) -> str:
-    """What the command-line library found wrong, in our words."""
+    """Translate an error of the command-line library into our words."""
     kind, ctx = type(error).__name__, getattr(error, "ctx", None)
     if ctx is None:
         return one_line(str(error.format_message()), 500)
@@ -43,7 +43,7 @@ def usage_message(error: Any) -> str:
 
 
 def no_command(name: str, ctx: Any) -> UsageError:
-    """The error for a command that there is not."""
+    """Return the error for an unknown command."""
     shown, commands = one_line(name), ctx.command.commands
     if os.path.exists(name) and plain(name) not in commands:
         return UsageError(f"there is no command {shown}; to train on that text: charlm train {quoted(name)}")
@@ -54,12 +54,12 @@ def no_command(name: str, ctx: Any) -> UsageError:
 
 
 def quoted(word: str) -> str:
-    """A word as a shell takes it, where that can be shown in a sentence."""
+    """Quote a word for a shell, as one visible line."""
     return one_line(command_line([word]))
 
 
 def _as_typed(ctx: Any, option: str) -> str:
-    """The whole word in which a letter is no option: `-rnn_size` for `-r`."""
+    """Return the whole word in which a letter was taken for an unknown option: `-rnn_size` for `-r`."""
     if option.startswith("--") or len(option) != 2:
         return option
     words = [w for w in ctx.meta.get(TYPED, ()) if re.match(r"-[^-]", w) and option[1] in w.split("=")[0]]
@@ -67,7 +67,7 @@ def _as_typed(ctx: Any, option: str) -> str:
 
 
 def _options(command: Any) -> set[str]:
-    """The options of a command, without their dashes."""
+    """Return the options of a command, without their dashes."""
     return {
         o.lstrip("-") for p in command.params for o in (*p.opts, *p.secondary_opts) if o.startswith("-")
     } | {"help"}
@@ -80,7 +80,7 @@ def _no_option(ctx: Any, name: str) -> str:
 
 
 def _meant(ctx: Any, name: str) -> str:
-    """What was meant by an option that the command has not."""
+    """Suggest what was meant by an option that the command does not have."""
     command, here = ctx.info_name or "", _options(ctx.command)
     top = ctx.find_root().command
     elsewhere = {n: _options(c) for n, c in getattr(top, "commands", {}).items() if n != command}
@@ -101,7 +101,7 @@ def _meant(ctx: Any, name: str) -> str:
 
 
 def _belongs(option: str, commands: dict[str, set[str]]) -> str:
-    """Which commands have an option, or one of several."""
+    """Say which commands have an option, or one of several."""
     first = option.split()[0].lstrip("-")
     owners = [name for name, options in commands.items() if first in options]
     if len(owners) > 4:
@@ -112,7 +112,7 @@ def _belongs(option: str, commands: dict[str, set[str]]) -> str:
 
 
 def _name(param: Any) -> str:
-    """A parameter as it is typed."""
+    """Return a parameter as it is typed."""
     if param.param_type_name == "argument":
         return str(param.metavar or param.name).upper()
     long = [opt for opt in param.opts if opt.startswith("--")]
@@ -120,7 +120,7 @@ def _name(param: Any) -> str:
 
 
 def _missing(ctx: Any, param: Any) -> str:
-    """What a command needs, and an example of it."""
+    """Say what a command needs, with an example."""
     needed = [p for p in ctx.command.params if p.required]
     names = [_name(p) if p.param_type_name == "argument" else f"{p.opts[0]} {p.metavar}" for p in needed]
     lacking = f"; {names[needed.index(param)]} is missing" if len(needed) > 1 and param in needed else ""
@@ -130,7 +130,7 @@ def _missing(ctx: Any, param: Any) -> str:
 
 
 def _bad_use(ctx: Any, error: Any) -> str:
-    """An option without the value that it takes, or with one that it does not take."""
+    """Explain an option without the value that it takes, or with one that it does not take."""
     option = str(error.option_name)
     param = next((p for p in ctx.command.params if option in (*p.opts, *p.secondary_opts)), None)
     if param is None:
@@ -149,7 +149,7 @@ def _bad_use(ctx: Any, error: Any) -> str:
 
 
 def _bad_value(ctx: Any, error: Any) -> str:
-    """A value that is no number, or one out of its range."""
+    """Explain a value that is not a number, or out of range."""
     param, message = error.param, str(error.message)
     wrong = re.fullmatch(r"'(.*)' is not a valid (\w+)( range)?\.", message, re.DOTALL)
     if wrong is None:
@@ -169,7 +169,7 @@ def _bad_value(ctx: Any, error: Any) -> str:
 
 
 def _outside(message: str) -> str | None:
-    """What was given and what is allowed: a number out of its range, or a word that is neither yes nor no."""
+    """Say what was given and what is allowed, for a number out of range or a word that is neither yes nor no."""
     no_boolean = re.match(r"('.*') is not a valid boolean\.", message, re.DOTALL)
     if no_boolean:
         return f"{no_boolean[1]}; allowed: true or false"
@@ -182,7 +182,7 @@ def _outside(message: str) -> str | None:
 
 
 def _extra(ctx: Any, words: str) -> str:
-    """More arguments than the command takes."""
+    """Explain more arguments than the command takes."""
     command = str(ctx.info_name)
     if command == "sample":
         text = " ".join(filter(None, (ctx.params.get("name"), words)))
@@ -192,7 +192,7 @@ def _extra(ctx: Any, words: str) -> str:
 
 
 def text_is_prompt(text: str) -> str:
-    """What is said of an argument of `sample` that names no run."""
+    """Explain an argument of `sample` that names no run."""
     option = "--prompt-file" if os.path.isfile(text) else "--prompt"
     what = "to read the prompt from that file" if os.path.isfile(text) else "to use it as the prompt"
     return f"there is no run named {one_line(text)!r}; {what}: charlm sample {option} {quoted(text)}"
@@ -210,11 +210,11 @@ RUN_INSTEAD = {
 
 
 ONE_LOCAL_FILE = ("compress", "decompress")
-"""Commands whose file is read byte by byte, and from this machine alone."""
+"""Commands that read the bytes of one local file."""
 
 
 def check_files(command: str, names: Iterable[str], root: Path, time: str | None = None) -> None:
-    """Raise UsageError or TextError for a file that is not there, where it can be told what was meant by its name.
+    """Raise UsageError or TextError for a missing file whose name tells what was meant.
 
     A file always wins over a run of the same name. `time` is what `--time` was given.
     """
@@ -244,7 +244,7 @@ def check_files(command: str, names: Iterable[str], root: Path, time: str | None
 
 
 def _check_number(shown: str, time: str | None) -> None:
-    """A time, its unit, or a number of steps, instead of a file."""
+    """Raise UsageError if a time, its unit or a number of steps was given instead of a file."""
     if time is not None and UNITS_OF_TIME.fullmatch(shown.lower()):
         wanted = time_meant(f"{time} {shown}") or "60s"
         raise UsageError(f"there is no file {shown}; write the time as one word: --time {wanted}")
@@ -256,7 +256,7 @@ def _check_number(shown: str, time: str | None) -> None:
 
 
 def _check_text(name: str) -> None:
-    """A published text that is not here yet, or a file whose name is nearly the same."""
+    """Raise TextError for a published text that is not here yet, or a file with a similar name."""
     from charlm.data.datasets import TEXTS
 
     shown, wanted = one_line(name), Path(name)

@@ -1,4 +1,4 @@
-"""Settings to command-line options, grouped, and where the value of each came from."""
+"""Build command-line options from settings, grouped in the help, and tell where each value came from."""
 
 import inspect
 import math
@@ -22,11 +22,11 @@ from charlm.terminal import be_quiet, colour, no_colours, one_line
 
 PREFIX = "CHARLM_"
 MOST_STEPS = 10**12
-"""A limit that only keeps out nonsense."""
+"""A limit that only rules out nonsense."""
 
 
 def threads_option(help_text: str) -> Any:
-    """The option --threads, which every command that computes has."""
+    """Return the option --threads, which every command that computes has."""
     return typer.Option(
         "--threads", min=1, max=1024, metavar="N", envvar="CHARLM_THREADS", show_envvar=False, help=help_text
     )
@@ -65,7 +65,9 @@ From = Annotated[
 ]
 Teacher = Annotated[
     str | None,
-    typer.Option(metavar="RUN", help="Learn the probabilities of this run beside the text; needs --plain."),
+    typer.Option(
+        metavar="RUN", help="Distil this run: learn its probabilities as well as the text; needs --plain."
+    ),
 ]
 ReportTo = Annotated[
     str | None,
@@ -74,7 +76,7 @@ ReportTo = Annotated[
         envvar="CHARLM_REPORT_TO",
         show_envvar=False,
         help="Report to tensorboard, wandb, mlflow or trackio; several joined by commas, or none. A resumed run "
-        "goes on reporting to the same.",
+        "keeps its trackers by default.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table or text.")]
@@ -147,13 +149,13 @@ VerifyCache = Annotated[
 """Options, some of which several commands share."""
 
 PATHS = {"val_file"}
-"""Settings that are paths: a ~ in them is the home folder, which no shell expands in a file or a variable."""
+"""Settings that are paths: ~ is expanded here, since no shell expands it in a file or a variable."""
 METAVARS = {"val_file": "FILE", "field": "NAME", "encoding": "NAME"}
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 def _flag(names: str, help_text: str, act: Callable[[Any], Any], *, eager: bool = False) -> TyperOption:
-    """A switch that acts on the command's context as soon as it is read."""
+    """Return a switch that calls `act` with the command's context as soon as it is parsed."""
     return TyperOption(
         param_decls=names.split(),
         is_flag=True,
@@ -165,7 +167,7 @@ def _flag(names: str, help_text: str, act: Callable[[Any], Any], *, eager: bool 
 
 
 def _everywhere() -> list[TyperOption]:
-    """The options that stand before the name of a command or after it."""
+    """Return the options that are allowed before and after the name of a command."""
     return [
         _flag("-q --quiet", "Print only results, warnings and errors.", lambda ctx: be_quiet(True)),
         _flag(
@@ -177,7 +179,7 @@ def _everywhere() -> list[TyperOption]:
 
 
 ALL_OPTIONS = "charlm.all_options"
-"""Where a command's context keeps that its help is to show every option."""
+"""Key under which a command's context records that its help is to show every option."""
 
 
 def _show_all(ctx: Any) -> None:
@@ -189,7 +191,7 @@ def _show_all(ctx: Any) -> None:
 class Command(TyperCommand):
     """A command whose help groups the options under headings and keeps the lines of its examples.
 
-    Where it has many settings, its help shows the basic ones, and `--help-all` all of them.
+    If it has many settings, its help shows the basic ones, and `--help-all` all of them.
     """
 
     def __init__(self, *args: Any, **values: Any) -> None:
@@ -204,7 +206,7 @@ class Command(TyperCommand):
         return in_colours(super().get_help(ctx)) if colour(sys.stdout) else super().get_help(ctx)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the words, which stay known for whoever explains a mistake; `help` alone asks for the help."""
+        """Parse the words, and keep them for explaining mistakes; `help` alone asks for the help."""
         if args == ["help"] and not os.path.exists("help"):
             args = ["--help"]
         ctx.meta[TYPED] = tuple(args)
@@ -216,14 +218,14 @@ class Command(TyperCommand):
             raise
 
     def invoke(self, ctx: Any) -> Any:
-        """Run it; where a value is refused that was not typed, say where it was set."""
+        """Run the command; an error about a value that was not typed says where it was set."""
         try:
             return super().invoke(ctx)
         except UsageError as error:
             raise UsageError(with_sources(str(error), ctx)) from None
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """The words of the usage line, a required one without the library's braces."""
+        """Return the pieces of the usage line, without the library's braces around required ones."""
         return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -237,7 +239,7 @@ class Command(TyperCommand):
                 panel = getattr(param, "rich_help_panel", None)
                 kind = "Arguments" if param.param_type_name == "argument" else "Options"
                 name, said = record
-                name = name.split(" / ")[0] if short else name  # where --no-... needs no word
+                name = name.split(" / ")[0] if short else name  # without its --no-... form
                 groups.setdefault(panel or kind, []).append((name, with_one_bracket(said)))
         for heading, records in groups.items():
             with formatter.section(heading):
@@ -253,21 +255,21 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """The commands in the order in which a user meets them."""
+    """The group of commands, listed in the order of definition."""
 
     def __init__(self, *args: Any, **values: Any) -> None:
         super().__init__(*args, **values)
         self.params += _everywhere()
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the words up to the command. No word at all, and `help`, ask for the help, and are no mistake."""
+        """Parse the words up to the command; no word at all, or `help`, shows the help."""
         if args[:1] == ["help"]:
             args = [*args[1:2], "--help"]
         ctx.meta[TYPED] = tuple(args)
         return super().parse_args(ctx, args or ["--help"])
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the command; UsageError with what was probably meant for one that there is not."""
+        """Find the command. Raises UsageError with a suggestion for an unknown one."""
         if args and not args[0].startswith("-") and args[0] not in self.commands:
             raise no_command(args[0], ctx)
         return super().resolve_command(ctx, args)
@@ -284,7 +286,7 @@ class Group(TyperGroup):
 
 
 def with_one_bracket(text: str) -> str:
-    """A help text with one bracket at its end for its range, its default, and whether it is required."""
+    """Merge the brackets at the end of a help text: its range, its default, and whether it is required."""
     found = re.fullmatch(r"(.*?)((?:\s+\[[^][]*\])*)", text, re.DOTALL)
     assert found is not None
     parts = [part for group in re.findall(r"\[([^][]*)\]", found[2]) for part in group.split("; ")]
@@ -299,7 +301,7 @@ BOLD, CYAN, PLAIN = "\033[1m", "\033[36m", "\033[0m"
 
 
 def in_colours(text: str) -> str:
-    """A help page with its headings bold and its options and commands in cyan."""
+    """Colour a help page: headings bold, options and commands in cyan."""
     text = re.sub(r"^(\w[\w -]*:)", rf"{BOLD}\1{PLAIN}", text, flags=re.M)
     return re.sub(r"^(  ?(?! )(?:-[^ ].*?|[a-z]+))(?=  |$)", rf"{CYAN}\1{PLAIN}", text, flags=re.M)
 
@@ -309,7 +311,7 @@ def with_settings(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command an option for each setting; it receives them as one dict, `settings`.
 
-    `basic`: parameters of its own that its short help shows beside the basic settings; none: its help
+    `basic`: own parameters that its short help shows besides the basic settings; if there are none, its help
     shows every option.
     """
 
@@ -338,13 +340,13 @@ def with_settings(
 
 
 def source_of(ctx: Any, name: str) -> str:
-    """Where the value of an option comes from: COMMANDLINE, ENVIRONMENT, DEFAULT_MAP (the file) or DEFAULT."""
+    """Return where the value of an option comes from: COMMANDLINE, ENVIRONMENT, DEFAULT_MAP (the file) or DEFAULT."""
     source = ctx.get_parameter_source(name)
     return "DEFAULT" if source is None else str(source.name)
 
 
 def one_run(argument: str | None, option: str | None) -> str | None:
-    """The run that was named as an argument or by `--run`; UsageError where both name different ones."""
+    """Return the run named as an argument or by `--run`. Raises UsageError if both name different ones."""
     if argument is not None and option is not None and argument != option:
         raise UsageError(
             f"you named two different runs, {one_line(argument)} and --run {one_line(option)}; name only one"
@@ -353,7 +355,7 @@ def one_run(argument: str | None, option: str | None) -> str | None:
 
 
 def check_part(part: str | None, files: Sequence[str] | None, **reading: str | None) -> None:
-    """UsageError for an unknown part, one beside files, or an option on how to read files where none is named."""
+    """Raise UsageError for an unknown part, a part together with files, or options on reading files without files."""
     if part is not None and files:
         raise UsageError(
             f"--part {one_line(part)} selects a part of the run's own text, but you also named files; leave "
@@ -371,7 +373,7 @@ def _parameter(setting: Setting, panel: str) -> inspect.Parameter:
     default = f"{setting.default:g}" if isinstance(setting.default, float) else setting.default
     default = "planned" if Mark.PLANNED in setting.marks else "on" if default is True else default
     said += [] if default is None or default is False else [f"default: {default}"]
-    # What the default is may stand at the end of the help already.
+    # The help may already end with the default.
     text, bracket, told = setting.help.removesuffix("]").partition(" [default: ")
     said += [f"default: {told}"] if bracket else []
     word = "NAME" if isinstance(setting.limit, Choice) else "TEXT"
@@ -394,13 +396,13 @@ def _parameter(setting: Setting, panel: str) -> inspect.Parameter:
 
 
 NO_OPTION = ("CHARLM_CACHE", "CHARLM_DEBUG", "CHARLM_NATIVE")
-"""The variables that belong to no option."""
+"""Environment variables that belong to no option."""
 CONFIG_FILE = "charlm.config_file"
-"""Where a command's context keeps the name of its `--config` file and the line of each setting."""
+"""Key under which a command's context keeps the name of its `--config` file and the line of each setting."""
 
 
 def as_options(message: str) -> str:
-    """The settings that a message names as they are typed: `n_layer` is --n-layer, `prior=False` is --no-prior."""
+    """Write the settings that a message names as options: `n_layer` is --n-layer, `prior=False` is --no-prior."""
 
     def option(found: re.Match[str]) -> str:
         name, value = found[1].replace("_", "-"), found[2]
@@ -412,14 +414,14 @@ def as_options(message: str) -> str:
 
 
 def with_sources(message: str, ctx: Any) -> str:
-    """The message, and for each option in it that was not typed where its value was set."""
+    """Add to a message where each option in it that was not typed was set."""
     message = as_options(message)
     found = [] if ctx is None else [_source(param, ctx) for param in _mentioned(message, ctx)]
     return "; ".join([message.rstrip("."), *found]) if found else message
 
 
 def _mentioned(message: str, ctx: Any) -> list[Any]:
-    """The options in a message whose values were not typed."""
+    """Return the options in a message whose values were not typed."""
     words = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", message))
     return [
         param

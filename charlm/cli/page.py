@@ -1,4 +1,4 @@
-"""`charlm page`: a run as one HTML file that computes by itself."""
+"""`charlm page`: write a run as one self-contained HTML file."""
 
 from typing import Annotated, Any
 
@@ -44,12 +44,13 @@ def command(
 ) -> None:
     """Make a web page of a run that needs no network.
 
-    It is one HTML file with the model in it, for any browser. In it you write with the model, see how surprising a text is,
-    and look inside the model. What is written there stays there. The file holds the weights, the vocabulary and n-grams of the training text: pass it on as you would them.
+    The page is one HTML file that contains the model, for any browser. There you can write with the model, see how
+    surprising a text is, and look inside the model. What you write there stays there. The file contains the weights, the
+    vocabulary and n-grams of the training text: share it only where you would share these.
     """
     config = build(PageConfig, settings)
     chosen = one_run(name, run)
-    early = None if out is None else Output("-o", out)  # a mistake is told before the work
+    early = None if out is None else Output("-o", out)  # so that a mistake is reported before the work
     from charlm.threads import use_threads
 
     use_threads(threads)

@@ -1,4 +1,4 @@
-"""`charlm play`: write with a model in the terminal.
+"""`charlm play`: write together with a model in the terminal.
 
 Built on Textual, whose editor brings wrapping, selection, undo, the mouse and resizes, and whose Pilot tests every key;
 prompt_toolkit starts as fast (0.27 s of computing against 0.23 s) and is smaller (1.8 MB against 7.3 MB), but would leave
@@ -41,14 +41,14 @@ Prompt = Annotated[
 ]
 Draft = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="Go on with the text of a file, read as the run read its text."),
+    typer.Option(metavar="FILE", help="Continue the text of a file, read as the run read its text."),
 ]
 RESCUED = "charlm-play-{}.txt"
-"""Gets the text, in the current folder, if the terminal is closed."""
+"""The file in the current folder that gets the text if the terminal is closed."""
 EXAMPLES = """Examples:
   charlm play                              write with the newest run; F1 shows the keys
   charlm play tale --temperature 0.6       with another run, more predictable
-  charlm play --prompt-file draft.txt      go on with a draft
+  charlm play --prompt-file draft.txt      continue a draft
   charlm play > tale.txt                   the text goes to a file when you quit"""
 
 
@@ -92,7 +92,7 @@ def command(
 
 
 def _check_terminal() -> None:
-    """UsageError where keys cannot be read, or a screen cannot be drawn on standard error (on Windows: output)."""
+    """Raise UsageError if keys cannot be read, or a screen cannot be drawn on standard error (on Windows: output)."""
     screen = sys.stdout if sys.platform == "win32" else sys.stderr
     if not all(stream is not None and stream.isatty() for stream in (sys.stdin, screen)):
         raise UsageError(
@@ -105,9 +105,9 @@ def _check_terminal() -> None:
 
 
 def _run(desk: "Desk") -> None:
-    """Run it to its end, and write its text where that is asked for, or where something else than the user ended it.
+    """Run the app, and write its text if that is asked for, or if something other than the user ended it.
 
-    Raises what went wrong, and Signalled.
+    Raises the app's error, and Signalled.
     """
     from charlm.cli.desk_screens import save  # here: Textual is slow to import
 
@@ -127,7 +127,7 @@ def _run(desk: "Desk") -> None:
 
 
 def _print(text: str) -> None:
-    """The text as a result, with a line end where it has none."""
+    """Print the text as a result; on a terminal it ends with a newline."""
     if text:
         sys.stdout.write(foreign(text if text.endswith("\n") or not sys.stdout.isatty() else text + "\n"))
         sys.stdout.flush()
@@ -135,7 +135,7 @@ def _print(text: str) -> None:
 
 @contextmanager
 def _no_color_as_everywhere() -> Iterator[None]:
-    """Within it, NO_COLOR is set or not set: an empty one counts for Textual, which also takes it away."""
+    """Unset an empty NO_COLOR within the block, since it counts for Textual, and restore the variable afterwards."""
     before = os.environ.pop("NO_COLOR", None)
     if before:
         os.environ["NO_COLOR"] = before

@@ -1,4 +1,4 @@
-"""Training by several ranks: those that torchrun has started meet here, and `--ranks` and `--gpus` start them."""
+"""Train with several ranks: connect those that torchrun started, or start them for `--ranks` and `--gpus`."""
 
 import socket
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from charlm.training.distributed import Ranks
 
 SILENT = Messages(lambda text: None, lambda text: None)
-"""Of all ranks but the first."""
+"""The messages of all ranks but the first."""
 RanksOption = Annotated[
     int | None,
     typer.Option(
@@ -32,7 +32,11 @@ RanksOption = Annotated[
 Gpus = Annotated[
     int | None,
     typer.Option(
-        "--gpus", min=1, max=4096, metavar="N", help="The same on N GPUs of this machine, one for each."
+        "--gpus",
+        min=1,
+        max=4096,
+        metavar="N",
+        help="Like --ranks, but one process for each of N GPUs of this machine.",
     ),
 ]
 
@@ -40,8 +44,8 @@ Shard = Annotated[
     bool,
     typer.Option(
         "--shard",
-        help="Divide weights, gradients and the optimizer's state over the ranks, for a model that does not fit into "
-        "the memory of each.",
+        help="Divide weights, gradients and the optimizer's state among the ranks, for a model too large for the "
+        "memory of one.",
     ),
 ]
 
@@ -49,9 +53,9 @@ ALONE = "--shard divides the weights over several ranks, and this process is alo
 
 
 def start_as_asked(ranks: int | None, gpus: int | None, settings: dict[str, Any]) -> None:
-    """Start so many ranks, unless this is one of them, and exit with their code.
+    """Start so many ranks, unless this process is one of them, and exit with their code.
 
-    With `gpus` they compute on them, which is put into the settings.
+    With `gpus` each runs on one of them, which is put into the settings.
     """
     if ranks is not None and gpus is not None:
         raise UsageError("give either --ranks or --gpus, not both")
@@ -81,7 +85,7 @@ def _check_gpus(wanted: int) -> None:
 
 
 def device_of(place: Place, wanted: str) -> str:
-    """The kind of device that a rank computes on: a GPU of its own, or the CPU."""
+    """Return the kind of device that a rank runs on: a GPU of its own, or the CPU."""
     import torch  # here: it is slow to import
 
     from charlm.training.device import pick_device
@@ -101,9 +105,9 @@ def device_of(place: Place, wanted: str) -> str:
 
 @contextmanager
 def together(device: str, *, shard: bool = False) -> Iterator[tuple["Ranks | None", Messages]]:
-    """Meet the other ranks, if there are any; and where this one reports what it does: only the first does.
+    """Connect to the other ranks, if any; yield them, and where this rank reports: only the first one does.
 
-    Exits silently where rank 0 tells what went wrong.
+    Exits silently if rank 0 reports the error.
     """
     place = Place.of_environment()
     if place.size == 1:

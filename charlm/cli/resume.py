@@ -102,7 +102,7 @@ def command(
 
 
 def _find(name: str | None, root: Path, ranks: "Ranks | None") -> RunFolder:
-    """The folder of the run, which rank 0 finds."""
+    """Return the folder of the run, which rank 0 finds."""
     from charlm.run import find_run
 
     if ranks is None:
@@ -111,7 +111,7 @@ def _find(name: str | None, root: Path, ranks: "Ranks | None") -> RunFolder:
 
 
 def _finish(training: "TrainingJob", as_json: bool) -> None:
-    """Train a run to its end, or say that there is nothing left to do."""
+    """Train a run to its end, or report that nothing is left to do."""
     from charlm.cli.follow import follow, next_commands, print_result
 
     folder = training.folder
@@ -130,7 +130,7 @@ def _finish(training: "TrainingJob", as_json: bool) -> None:
 
 
 def say_where_it_stands(training: "TrainingJob") -> None:
-    """From which step to which a run goes, or what a finished one lacks."""
+    """Print from which step to which a run trains, or what a finished one lacks."""
     name, state = training.folder.name, training.session.state
     if state.finished is None:
         if not training.is_ngram:
@@ -163,7 +163,7 @@ def _comparison(
     worker: Worker,
     as_json: bool,
 ) -> bool:
-    """Resume the comparison of that name; False where there is none."""
+    """Resume the comparison of that name. Return False if there is none."""
     from charlm.experiments import comparison as on_disk
 
     folder = on_disk.find(root, name)

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 EXAMPLES = """Examples:
   charlm runs                        the newest first
-  charlm runs --json                 as data
+  charlm runs --json                 as JSON
   charlm runs --remove poems poems-2  remove two runs, after asking; --yes does not ask"""
 
 COMPARISON = "comparison.json"
-"""What makes a folder that of a comparison."""
+"""The file that marks a folder as a comparison."""
 
 
 def command(
@@ -75,7 +75,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _remove(root: Path, names: list[str], yes: bool, as_json: bool) -> None:
-    """Remove runs and comparisons whole, once all that are named were found and nobody trains them."""
+    """Remove runs and comparisons, once all named ones are found and nobody trains them."""
     from charlm import files
 
     if not names:
@@ -91,13 +91,13 @@ def _remove(root: Path, names: list[str], yes: bool, as_json: bool) -> None:
     with ExitStack() as locks:
         for folder in folders:
             for each in (folder, *_runs_within(folder)):
-                each.lock()  # refused while it is being trained
+                each.lock()  # fails while it is being trained
                 locks.callback(each.unlock)
         if not yes and not confirm(f"remove {what}? It cannot be undone"):
             say("nothing was removed")
             return
         if os.name == "nt":
-            locks.close()  # there no folder can be removed in which a file is open
+            locks.close()  # on Windows a folder with an open file cannot be removed
         for folder in folders:
             try:
                 files.remove_tree(folder.path)
@@ -115,7 +115,7 @@ def _remove(root: Path, names: list[str], yes: bool, as_json: bool) -> None:
 
 
 def _removable(root: Path, name: str) -> "RunFolder":
-    """The run or comparison of that name. Raises UsageError and CheckpointError."""
+    """Find the run or comparison of that name. Raises UsageError and CheckpointError."""
     from charlm.checkpoint.run_folder import RunFolder, check_name, has_run
 
     check_name(name)
@@ -138,7 +138,7 @@ def _removable(root: Path, name: str) -> "RunFolder":
 
 
 def _runs_within(folder: "RunFolder") -> "list[RunFolder]":
-    """The runs of a comparison; none of a run."""
+    """List the runs of a comparison; empty for a run."""
     from charlm.checkpoint.run_folder import list_runs
 
     return list_runs(folder.path) if (folder.path / COMPARISON).is_file() else []
@@ -152,7 +152,7 @@ def _kind(folder: "RunFolder") -> str:
 
 
 def _bytes(folder: Path) -> int:
-    """What the files in a folder take, as far as it can be read; links are not followed."""
+    """Return the size of the files in a folder, as far as they can be read; links are not followed."""
     found = 0
     for path in folder.rglob("*"):
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""`charlm sample`: text from a trained model, streamed."""
+"""`charlm sample`: stream text from a trained model."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +46,7 @@ EXAMPLES = """Examples:
   charlm sample --stop "\\n\\n" --json | jq .text  up to the first empty line
   charlm sample --regex "[A-Z][a-z]+( [a-z]+)*\\."  a text that matches a pattern
   charlm sample --prompts names.txt --json        continue each line of a file
-  charlm sample -n 5 --verbatim                   what of each sample stands in the training text"""
+  charlm sample -n 5 --verbatim                   what each sample copies from the training text"""
 
 ESCAPES = "\\n, \\t, \\\\, \\xHH and \\uHHHH are escapes."
 Prompt = Annotated[
@@ -84,7 +84,7 @@ InTraining = Annotated[
     bool,
     typer.Option(
         "--verbatim",
-        help="Show the longest passage of each sample that stands in the training text, and what is usual for "
+        help="Show the longest passage of each sample that also occurs in the training text, and what is usual for "
         "held-out text.",
     ),
 ]
@@ -124,7 +124,7 @@ MapLookalikes = Annotated[
 ]
 
 
-@with_settings({"Choosing": SamplingConfig, "Options": DeviceConfig})
+@with_settings({"Sampling": SamplingConfig, "Options": DeviceConfig})
 def command(
     name: RunName = None,
     run: RunOption = None,
@@ -149,10 +149,10 @@ def command(
     *,
     settings: dict[str, Any],
 ) -> None:
-    """Write text with a trained model.
+    """Generate text with a trained model.
 
-    The text streams to standard output. Without --seed the seed is random; charlm prints it on
-    standard error; the same seed gives the same text on the same machine and device. If the model was trained with
+    The text streams to standard output. Without --seed, charlm draws a random seed and prints it on standard error.
+    The same seed gives the same text on the same machine and device. If the model was trained with
     --documents, the prompt is the beginning of a document.
     """
     from charlm.threads import use_threads
@@ -187,7 +187,7 @@ def command(
 
 
 def _text_display(prompts: list["PromptRead"], n: int, raw: bool, compare: Compare | None) -> Display:
-    """Columns where they fit, else one sample after another."""
+    """Choose columns if they fit, else one sample after another."""
     if columns_fit(len(prompts) * n) and not raw:
         return Columns(prompts, n, compare)
     return Stream(prompts, n, raw, compare)
@@ -209,7 +209,7 @@ def _show(events: Iterator["Piece | Ended"], display: Display) -> None:
 
 
 def _check_options(raw: bool, as_json: bool, stops: list[str], verbatim: bool, moved: "Moved | None") -> None:
-    """UsageError for options that have no effect together, and an empty stop text."""
+    """Raise UsageError for options that have no effect together, and an empty stop text."""
     if raw and as_json:
         raise UsageError("--raw has no effect with --json, which always escapes; leave one out")
     if "" in stops:
@@ -220,7 +220,7 @@ def _check_options(raw: bool, as_json: bool, stops: list[str], verbatim: bool, m
 
 
 def _comparison(run: "TrainedRun", moved: "Moved | None") -> Compare:
-    """What compares samples with the text of a run. Raises CheckpointError, before anything is written, if it is gone."""
+    """Return a comparison of samples with the text of a run. Raises CheckpointError before anything is written if it is gone."""
     from charlm.data.verbatim import verbatim
     from charlm.run import text_of_run
 
@@ -230,7 +230,7 @@ def _comparison(run: "TrainedRun", moved: "Moved | None") -> Compare:
 
 
 def _run(argument: str | None, option: str | None, root: Path) -> str | None:
-    """The run named by the argument or by `--run`; CheckpointError for an argument that is meant as a prompt."""
+    """Return the run named by the argument or `--run`. Raises CheckpointError for an argument that is meant as a prompt."""
     if argument is not None:
         from charlm.checkpoint.run_folder import has_run, list_runs  # here: not needed for help
         from charlm.suggestions import name_meant
@@ -243,9 +243,9 @@ def _run(argument: str | None, option: str | None, root: Path) -> str | None:
 
 
 def prepare(run: "TrainedRun", config: SamplingConfig, stops: list[str], *, alone: bool) -> None:
-    """Use one of torch's threads where that is faster and it may compute `alone`; warn of what has no effect.
+    """Use a single torch thread if that is faster and `alone` allows it; warn about settings without effect.
 
-    That is a top_k above the number of symbols, and stop texts that the model cannot write, or only in bytes.
+    These are a top_k above the number of symbols, and stop texts that the model cannot write, or only in bytes.
     """
     import torch
 

@@ -1,7 +1,7 @@
-"""`charlm sample -n 8` on a wide terminal: samples side by side in columns, while they are written.
+"""Show the samples of `charlm sample -n 8` side by side in columns on a wide terminal, while they are written.
 
-A row that no sample can change any more is printed for good; those below it are drawn again and again, as many as the
-screen holds. So a text of any length ends complete in what can be scrolled back to.
+A row that no sample can change any more is printed for good; those below it are redrawn, as many as the screen
+holds. A text of any length is therefore complete in the scrollback.
 """
 
 import os
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from charlm.inference.generate import Ended, Piece
 
 NARROWEST = 30
-"""Cells of a column at least, where the terminal has not become narrower since."""
+"""Narrowest column, in cells, unless the terminal became narrower since."""
 STILL_READABLE = 12
-"""Cells of a column below which columns of a terminal that became narrower are given up."""
+"""Columns narrower than this many cells, on a terminal that became narrower, are given up."""
 BETWEEN = " │ "
 TAB = "    "
 SECONDS_BETWEEN = 0.04
@@ -30,20 +30,20 @@ _WORD = re.compile(r"\S{1,1000}|[^\S\n]+")
 
 
 def columns_fit(samples: int) -> bool:
-    """Is standard output a terminal that shows at least two of that many samples side by side?"""
+    """Whether standard output is a terminal wide enough for at least two of that many samples side by side."""
     size = _size()
     return (
         samples > 1
         and size is not None
         and os.environ.get("TERM") != "dumb"
-        and (os.name != "nt" or colour(sys.stdout))  # which asks the console to obey escapes
+        and (os.name != "nt" or colour(sys.stdout))  # `colour` also asks the console to interpret escapes
         and "utf" in (sys.stdout.encoding or "").lower()
         and _fitting(size[0]) > 1
     )
 
 
 class Columns:
-    """Samples side by side, as many as fit; the others follow below these."""
+    """Shows samples side by side, as many as fit, and the others below them."""
 
     def __init__(self, prompts: Sequence["Prompt"], n: int, compare: Compare | None) -> None:
         self._prompts, self._n, self._compare = prompts, n, compare
@@ -56,7 +56,7 @@ class Columns:
         self._begin()
 
     def piece(self, piece: "Piece") -> None:
-        """More of a sample."""
+        """Take a piece of a sample."""
         at = piece.prompt * self._n + piece.sample
         if self._compare is not None:
             self._texts[at] += piece.text
@@ -68,7 +68,7 @@ class Columns:
             self._waiting[at].append(piece.text)
 
     def end(self, ended: "Ended") -> None:
-        """The end of a sample: those below follow once all of a row of columns have ended."""
+        """Take the end of a sample; the next row of columns follows once all in this one have ended."""
         self._ended[ended.prompt * self._n + ended.sample] = True
         while self._band and all(self._ended[self._first : self._first + len(self._band)]):
             for column in self._band:
@@ -78,13 +78,13 @@ class Columns:
             self._begin()
 
     def stop(self) -> None:
-        """Nothing more is written: show all that there is of the samples in view."""
+        """Show all that there is of the samples in view, since nothing more is written."""
         for column in self._band:
             column.end()
         self._draw()
 
     def close(self) -> None:
-        """Show what of the samples stands in the training text, where that was asked for."""
+        """Show which parts of the samples occur in the training text, if asked for."""
         if self._compare is not None:
             show_comparison(self._compare, self._texts, len(self._prompts), self._n)
 
@@ -92,7 +92,7 @@ class Columns:
         return sample_name(at, len(self._prompts), self._n)
 
     def _begin(self) -> None:
-        """Begin the next row of columns, of equal numbers as far as that can be."""
+        """Begin the next row of columns, with rows as equal in number as possible."""
         left = self._all - self._first
         self._size = _size() or self._size
         rows = -(-left // max(1, _fitting(self._size[0])))
@@ -111,7 +111,7 @@ class Columns:
         self._draw()
 
     def _draw(self) -> None:
-        """Print the rows that stay, and draw those below anew."""
+        """Print the rows that are final, and redraw those below."""
         self._drawn_at = perf_counter()
         if not self._band:
             return
@@ -140,19 +140,19 @@ class Columns:
         self._write(frame + "".join(f"{row}\n" for row in rows))
 
     def _staying(self) -> int:
-        """How many rows nothing can change any more."""
+        """Return how many rows are final."""
         going_on = [len(column.final) for column in self._band if not column.ended]
         return min(going_on) if going_on else max(len(column.rows()) for column in self._band)
 
     def _taken(self) -> int:
-        """Cells of a row."""
+        """Return the width of a row in cells."""
         return sum(column.width for column in self._band) + len(BETWEEN) * (len(self._band) - 1)
 
     def _row(self, i: int) -> str:
         return BETWEEN.join(_padded(column.row(i), column.width) for column in self._band).rstrip()
 
     def _go_on_below(self) -> None:
-        """The terminal became too narrow: once all have ended, the rest of each is shown under its name."""
+        """Show the rest of each sample under its name once all have ended, on a terminal that became too narrow."""
         if not all(column.ended for column in self._band):
             return
         for i, column in enumerate(self._band):
@@ -166,11 +166,11 @@ class Columns:
 
 
 class Column:
-    """A sample, broken into rows of a width between words; what is too long is broken between characters."""
+    """A sample broken into rows of a given width, between words, or between characters where a word is too long."""
 
     def __init__(self, width: int) -> None:
         self.width = width
-        self.final: deque[str] = deque()  # rows that nothing can change any more, not yet printed
+        self.final: deque[str] = deque()  # final rows that are not yet printed
         self.ended = False
         self._open = ""  # what comes after them
         self._drawn = 0  # characters of all these that are on the screen
@@ -189,31 +189,31 @@ class Column:
             self._open = self._open[len(row) :]
 
     def end(self) -> None:
-        """The sample is complete."""
+        """Complete the sample."""
         if self._open:
             self.final.append(self._open)
             self._open = ""
         self.ended = True
 
     def rows(self) -> list[str]:
-        """All rows that are not yet printed."""
+        """Return all rows that are not yet printed."""
         return [*self.final, self._open] if self._open else list(self.final)
 
     def row(self, i: int) -> str:
-        """One of them; empty below the last."""
+        """Return one of these rows; empty below the last."""
         if i < len(self.final):
             return self.final[i]
         return self._open if i == len(self.final) else ""
 
     def skip(self, stay: int, drawn: int) -> None:
-        """Rows up to `drawn` are on the screen, and those up to `stay` for good."""
+        """Record that rows up to `drawn` are on the screen, and those up to `stay` for good."""
         rows = self.rows()
         self._drawn = sum(map(len, rows[stay:drawn]))
         for _ in range(min(stay, len(self.final))):
             self.final.popleft()
 
     def break_anew(self, width: int) -> None:
-        """All that is on the screen stays; what comes after it is broken into rows of another width."""
+        """Keep what is on the screen, and break what follows into rows of another width."""
         rest = "".join(self.rows())[self._drawn :]
         self.final.clear()
         self.width, self._open, self._drawn = width, "", 0
@@ -222,12 +222,12 @@ class Column:
             self.end()
 
     def rest(self) -> str:
-        """What is not yet printed, in one piece."""
+        """Return what is not yet printed, in one piece."""
         return "".join(self.rows()).removesuffix("\n")
 
 
 def first_row(text: str, width: int) -> str:
-    """The beginning of a text that stands in the first row of so many cells, its newline or the spaces at its end included."""
+    """Return the part of a text that fits into a first row of `width` cells, with its newline or final spaces."""
     from rich.cells import cell_len, chop_cells  # here: slow to import
 
     at, cells = 0, 0
@@ -244,7 +244,7 @@ def first_row(text: str, width: int) -> str:
 
 
 def _padded(row: str, width: int) -> str:
-    """A row with spaces up to the width; spaces that do not fit are left out."""
+    """Pad a row with spaces to the width; spaces that do not fit are left out."""
     from rich.cells import cell_len, set_cell_size
 
     shown = row.rstrip("\n")
@@ -252,7 +252,7 @@ def _padded(row: str, width: int) -> str:
 
 
 def _size() -> tuple[int, int] | None:
-    """Columns and lines of the terminal that standard output is; None where it is none, or does not say."""
+    """Return the columns and lines of the terminal on standard output; None if it is none, or does not tell."""
     try:
         size = os.get_terminal_size(sys.stdout.fileno())
     except (OSError, ValueError, AttributeError):
@@ -261,10 +261,10 @@ def _size() -> tuple[int, int] | None:
 
 
 def _fitting(width: int) -> int:
-    """Columns that fit into a row of the terminal, whose last cell stays free."""
+    """Return how many columns fit into a row of the terminal, whose last cell stays free."""
     return (width - 1 + len(BETWEEN)) // (NARROWEST + len(BETWEEN))
 
 
 def _width(width: int, columns: int) -> int:
-    """Cells of each of so many columns."""
+    """Return the width in cells of each of so many columns."""
     return (width - 1 - len(BETWEEN) * (columns - 1)) // columns if columns else 0

@@ -1,4 +1,4 @@
-"""How `charlm sample` shows its samples: as text that streams, as lines of JSON, and what of them is verbatim.
+"""Show the samples of `charlm sample` as streaming text or JSON Lines, and what in them is verbatim from training.
 
 A file of its own because `sample.py` would grow too long.
 """
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
     from charlm.inference.generate import Ended, Piece
 
 Compare = Callable[[Sequence[str]], "VerbatimReport"]
-"""Compares the texts of all samples with the training text."""
+"""A function that compares the texts of all samples with the training text."""
 
 
 class Display(Protocol):
     """Shows samples while they are written."""
 
     def piece(self, piece: "Piece") -> None:
-        """More of a sample."""
+        """Take a piece of a sample."""
 
     def end(self, ended: "Ended") -> None:
-        """A complete sample."""
+        """Take the end of a sample."""
 
     def stop(self) -> None:
-        """Nothing more is written: the user or a signal ended it."""
+        """Finish early: the user or a signal ended it."""
 
     def close(self) -> None:
-        """All samples are complete."""
+        """Finish: all samples are complete."""
 
 
 class Stream:
-    """Writes the sample whose turn it is as it comes, and keeps those after it."""
+    """Streams one sample after another, and holds those whose turn has not come."""
 
     def __init__(self, prompts: Sequence["Prompt"], n: int, raw: bool, compare: Compare | None) -> None:
         self._prompts, self._n, self._raw, self._compare = prompts, n, raw, compare
@@ -45,7 +45,7 @@ class Stream:
         self._begin()
 
     def piece(self, piece: "Piece") -> None:
-        """More of a sample."""
+        """Take a piece of a sample."""
         at = piece.prompt * self._n + piece.sample
         if at == self._turn:
             self._put(piece.text)
@@ -53,7 +53,7 @@ class Stream:
             self._texts[at] += piece.text
 
     def end(self, ended: "Ended") -> None:
-        """The end of a sample: the next ones may be shown as far as they are."""
+        """Take the end of a sample, and show the next ones as far as they are."""
         self._ended[ended.prompt * self._n + ended.sample] = True
         while self._turn < self._all and self._ended[self._turn]:
             self._put("\n")
@@ -65,10 +65,10 @@ class Stream:
                 self._put(self._texts[self._turn])
 
     def stop(self) -> None:
-        """What was written is shown already."""
+        """Do nothing: what was written is shown already."""
 
     def close(self) -> None:
-        """Show what of the samples stands in the training text, where that was asked for."""
+        """Show which parts of the samples occur in the training text, if asked for."""
         if self._compare is not None:
             show_comparison(self._compare, self._texts, len(self._prompts), self._n)
 
@@ -98,12 +98,12 @@ class JsonLines:
         self._held: list[dict[str, Any]] = []
 
     def piece(self, piece: "Piece") -> None:
-        """More of a sample."""
+        """Take a piece of a sample."""
         key = piece.prompt, piece.sample
         self._texts[key] = self._texts.get(key, "") + piece.text
 
     def end(self, ended: "Ended") -> None:
-        """A complete sample."""
+        """Take the end of a sample."""
         from charlm.inference.generate import seed_of  # here: torch is slow to import
 
         prompt = self._prompts[ended.prompt]
@@ -124,10 +124,10 @@ class JsonLines:
             self._held.append(row)
 
     def stop(self) -> None:
-        """What is not complete is not printed."""
+        """Do nothing: incomplete samples are not printed."""
 
     def close(self) -> None:
-        """Print what waits for its comparison with the training text."""
+        """Print the samples held for the comparison with the training text."""
         if self._compare is not None:
             report = self._compare([row["text"] for row in self._held])
             for i, row in enumerate(self._held):
@@ -135,7 +135,7 @@ class JsonLines:
 
 
 def sample_name(at: int, prompts: int, n: int) -> str:
-    """The number of a sample among `n` of each of the prompts, and of its prompt where there are several."""
+    """Name a sample by its number among the `n` of its prompt, and by its prompt if there are several."""
     prompt, sample = divmod(at, n)
     if prompts == 1:
         return str(sample + 1)
@@ -143,14 +143,14 @@ def sample_name(at: int, prompts: int, n: int) -> str:
 
 
 def show_comparison(compare: Compare, texts: Sequence[str], n_prompts: int, n: int) -> None:
-    """Compare `n` samples of each prompt with the training text, and show what stands in it."""
+    """Compare `n` samples of each prompt with the training text, and show what is verbatim."""
     report = compare(texts)
     print("--- verbatim ---", flush=True)
     show_verbatim(report, [sample_name(at, n_prompts, n) for at in range(len(texts))])
 
 
 def show_verbatim(report: "VerbatimReport", names: Sequence[str]) -> None:
-    """A table: of each sample its longest passage in the training text, and what is usual of held-out text."""
+    """Print a table of each sample's longest passage in the training text, and of held-out text to compare with."""
     from charlm.data.verbatim import LONG  # here: NumPy is not needed for help
 
     rows = [_verbatim_row(name, found) for name, found in zip(names, report.texts, strict=True)]

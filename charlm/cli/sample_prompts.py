@@ -1,4 +1,4 @@
-"""The prompts of `charlm sample`: typed, from a file, or many of a file; read as the run read its text.
+"""Read the prompts of `charlm sample`: typed, from a file, or one per line or record, as the run read its text.
 
 A file of its own because `sample.py` would grow too long.
 """
@@ -27,7 +27,7 @@ MOST_SHOWN = 10
 
 @dataclass(frozen=True)
 class PromptSource:
-    """Where the prompts come from: what was typed, at most one of the three."""
+    """Where the prompts come from, as given: at most one of the three."""
 
     prompt: str | None = None
     file: str | None = None
@@ -54,7 +54,7 @@ class PromptSource:
 
 @dataclass(frozen=True)
 class Prompt:
-    """The beginning of a text as the model reads it, and the characters it lacks, each with its number."""
+    """A prompt as the model reads it, and the characters it lacks, each with its count."""
 
     text: str
     lacking: dict[str, int]
@@ -62,7 +62,7 @@ class Prompt:
 
 
 def read_prompts(source: PromptSource, run: "TrainedRun", map_lookalikes: bool) -> list[Prompt]:
-    """The prompts, changed as the run's text was; the default one where none was given."""
+    """Read the prompts, normalized as the run's text was; the default one if none was given."""
     from charlm.data.normalize import normalize
     from charlm.inference.generate import default_prompt
 
@@ -82,7 +82,7 @@ def read_prompts(source: PromptSource, run: "TrainedRun", map_lookalikes: bool) 
 
 
 def _read(option: str, name: str, config: TextConfig, field: str | None = None) -> "Texts":
-    """A file, read as the run read its text. Raises UsageError where it is too large, TextError."""
+    """Read a file as the run read its text. Raises UsageError if it is too large, TextError."""
     from charlm.data.reader import read_texts
 
     size = os.path.getsize(name) if os.path.isfile(name) else 0
@@ -101,7 +101,7 @@ def _read(option: str, name: str, config: TextConfig, field: str | None = None) 
 
 
 def _whole_file(name: str, config: TextConfig) -> str:
-    """A prompt from a file, as one document."""
+    """Read a file as one prompt, as one document."""
     config = replace(config, documents="none", separator=None, split="tail")
     text = _read("--prompt-file", name, config).joined
     if text.endswith(("\n", "\r")):
@@ -113,7 +113,7 @@ def _whole_file(name: str, config: TextConfig) -> str:
 
 
 def _one_a_line(name: str, field: str | None, config: TextConfig) -> list[str]:
-    """The lines of a file, or a field of its records, each a prompt without the newline at its end."""
+    """Read the lines of a file, or a field of its records, each as a prompt without the newline at its end."""
     from charlm.data.tokenizer import END
 
     config = replace(config, documents="line", separator=None, split="tail", field=None, strip=None)
@@ -124,7 +124,7 @@ def _one_a_line(name: str, field: str | None, config: TextConfig) -> list[str]:
 
 
 def _without_unknown(prompts: Sequence[str], vocabulary: "Vocabulary", map_lookalikes: bool) -> list[str]:
-    """The prompts with look-alikes replaced where that is wanted; a note names what the model lacks."""
+    """Replace unknown characters by look-alikes if wanted; warn about those that the model lacks."""
     from charlm.data.normalize import find_lookalikes
 
     found: dict[str, str] = {}
@@ -147,7 +147,7 @@ def _without_unknown(prompts: Sequence[str], vocabulary: "Vocabulary", map_looka
 
 
 def _about_lacking(lacking: dict[str, int], vocabulary: "Vocabulary", prompts: int) -> str:
-    """Which characters of the prompts the model has no symbol for, and how it reads them."""
+    """Describe which characters of the prompts the model has no symbol for, and how it reads them."""
     shown = [named(char) + (f" {n} times" if n > 1 else "") for char, n in lacking.items()]
     of = "prompts" if prompts > 1 else "prompt"
     what = f"{len(shown)} characters of the {of} are" if len(shown) > 1 else f"1 character of the {of} is"
@@ -158,11 +158,11 @@ def _about_lacking(lacking: dict[str, int], vocabulary: "Vocabulary", prompts: i
 
 
 def listed(shown: Sequence[str]) -> str:
-    """The first of some names, and how many more there are."""
+    """Join the first of some names, and say how many more there are."""
     rest = f" and {len(shown) - MOST_SHOWN} more" if len(shown) > MOST_SHOWN else ""
     return ", ".join(shown[:MOST_SHOWN]) + rest
 
 
 def named(text: str) -> str:
-    """Characters as shown, with the code point where there is one."""
+    """Format text for a message; a single character with its code point."""
     return f"{one_line(text)} (U+{ord(text):04X})" if len(text) == 1 else one_line(text)

@@ -1,4 +1,4 @@
-"""`charlm serve`: the page on loopback, with runs behind it."""
+"""`charlm serve`: serve the page on loopback, with runs that this process computes."""
 
 import secrets
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ EXAMPLES = """Examples:
   charlm serve                      the newest run: open the address that it prints
   charlm serve poems novels         two runs to choose from, and to set side by side
   charlm serve --all                every run
-  charlm serve --port 8000          a port of your own, such as one that ssh forwards"""
+  charlm serve --port 8000          a fixed port, such as one that ssh forwards"""
 
 TOKEN_BYTES = 32
 
@@ -44,10 +44,10 @@ def command(
     *,
     settings: dict[str, Any],
 ) -> None:
-    """Serve a page to write and measure with runs.
+    """Serve a web page to write with runs and measure texts.
 
-    The address goes to standard output. It has a token, without which nothing is answered, and it is reached from this
-    computer only. Unlike the file of charlm page it computes with the compiled kernels and the whole n-gram prior.
+    charlm prints the address on standard output. It works on this computer only, and contains a token that every
+    request needs. Unlike the file of charlm page, it uses the compiled kernels and the whole n-gram prior.
     Ctrl-C ends it.
     """
     config = build(ServeConfig, settings)
@@ -81,7 +81,7 @@ def command(
 
 
 def _folders(root: Path, names: Sequence[str], *, every: bool) -> "list[RunFolder]":
-    """The runs to serve, each once. Raises CheckpointError, and UsageError where their names do not tell them apart."""
+    """Find the runs to serve, each once. Raises CheckpointError, and UsageError if two have the same name."""
     from charlm.checkpoint.run_folder import list_runs
     from charlm.run import find_run
 

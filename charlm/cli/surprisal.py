@@ -1,4 +1,4 @@
-"""`charlm surprisal`: how surprising each character, word or line of a text is."""
+"""`charlm surprisal`: write the surprisal of each character, word or line of a text."""
 
 import os
 import sys
@@ -47,7 +47,7 @@ EXAMPLES = """Examples:
 
 TABLES = {"tsv": "\t", "csv": ","}
 WRITTEN_AT_ONCE = 1 << 12
-"""Characters of rows that are written together."""
+"""Characters of output that are written at once."""
 
 Out = Annotated[str, typer.Option("-o", "--out", metavar="OUT", help="File to write; - for standard output.")]
 
@@ -75,10 +75,10 @@ def command(
     *,
     settings: dict[str, Any],
 ) -> None:
-    """Write the surprisal of each word, character or line.
+    """Print the surprisal of each word, character or line.
 
-    Beside it stands the entropy of the prediction before it. The figures are those of charlm eval, unit by
-    unit: sums over characters, which are the model's own symbols. Memory does not grow with the text.
+    Each row also has the entropy of the prediction before the unit. A unit's surprisal is the sum over its characters,
+    which are the model's own symbols, and agrees with charlm eval. Memory does not grow with the text.
     """
     check_files("surprisal", files or [], checkpoints)
     check_part(part, files, encoding=encoding, field=field)
@@ -104,14 +104,14 @@ def command(
 
         name, own = part_of_run(model, part or "held-out", moved_text(text, val_file), MESSAGES)
         rows = surprisal_rows(scorer, config, name, [own])
-    shows_rows = output.is_stdout and sys.stdout.isatty()  # which then say how far it is
+    shows_rows = output.is_stdout and sys.stdout.isatty()  # the rows themselves show progress
     with nullcontext() if shows_rows else working("scoring", " characters") as watch:
         rows = _begun(_watched(rows, config, watch), config)
         output.write(_together(_formatted(rows, config, model.name, output)))
 
 
 def _check_colours(config: SurprisalConfig, output: Output) -> None:
-    """UsageError where colours are all that is asked for, and none may be shown."""
+    """Raise UsageError if only colours are asked for, and none may be shown."""
     if config.format != "ansi":
         return
     if os.environ.get("NO_COLOR"):
@@ -127,7 +127,7 @@ def _check_colours(config: SurprisalConfig, output: Output) -> None:
 def _rows_of_files(
     scorer: "Surprisal", config: SurprisalConfig, names: list[str], model: "TrainedRun", **reading: str | None
 ) -> Iterator["Unit"]:
-    """The rows of files, each read piece by piece as the run's text was; notes on a file follow it."""
+    """Yield the rows of files, each streamed as the run's text was read; notes on a file follow it."""
     from charlm.data.reader import open_texts
     from charlm.data.sources import grouped
     from charlm.evaluation.rescoring import surprisal_rows
@@ -140,7 +140,7 @@ def _rows_of_files(
 
 
 def _watched(rows: Iterable["Unit"], config: SurprisalConfig, watch: Bar | None) -> Iterator["Unit"]:
-    """The same rows, reported as they come; a note on a last line that lacks its newline."""
+    """Yield the same rows, reporting progress; warn about a last line without a newline."""
     chars = 0
     for unit in rows:
         chars += len(unit.before) + len(unit.text) + len(unit.after)
@@ -155,7 +155,7 @@ def _watched(rows: Iterable["Unit"], config: SurprisalConfig, watch: Bar | None)
 
 
 def _begun(rows: Iterator["Unit"], config: SurprisalConfig) -> Iterator["Unit"]:
-    """The same rows, the first of which is there: what cannot be read is an error before anything is written."""
+    """Compute the first row, so that an unreadable text is an error before anything is written; return all rows."""
     first = next(rows, None)
     if first is None:
         raise TextError(f"there is nothing to score: the text has no {PLURALS[config.by]}")
@@ -163,7 +163,7 @@ def _begun(rows: Iterator["Unit"], config: SurprisalConfig) -> Iterator["Unit"]:
 
 
 def _formatted(rows: Iterator["Unit"], config: SurprisalConfig, run: str, output: Output) -> Iterator[str]:
-    """The rows in the format that was asked for."""
+    """Format the rows as asked for."""
     from charlm.reporting import surprisal_colours, surprisal_table
 
     scale = surprisal_table.Scale(config.base)
@@ -179,7 +179,7 @@ def _formatted(rows: Iterator["Unit"], config: SurprisalConfig, run: str, output
 
 
 def _together(parts: Iterable[str]) -> Iterator[bytes]:
-    """The parts as UTF-8, several in one piece."""
+    """Encode the parts as UTF-8, joining small ones."""
     held, chars = list[str](), 0
     for part in parts:
         held.append(part)

@@ -1,4 +1,4 @@
-"""`charlm train`: from a text to a trained model."""
+"""`charlm train`: train a model on a text."""
 
 from dataclasses import replace
 from itertools import zip_longest
@@ -83,7 +83,7 @@ PlanFrom = Annotated[
     typer.Option(
         "--plan-from",
         metavar="RUN|FILE",
-        help="Train the sizes, steps and schedule of another run, or of its plan.json: the same on each machine.",
+        help="Use the model sizes, steps and schedule of another run or its plan.json, so that each machine trains alike.",
     ),
 ]
 ResumeIfExists = Annotated[
@@ -167,7 +167,7 @@ def command(
 
 
 def _leave_uncompiled(settings: dict[str, Any]) -> None:
-    """Compile nothing, since torch gathers the weights of a block while it is computed. Raises UsageError."""
+    """Turn compiling off, since torch gathers the weights of a block while it is computed. Raises UsageError."""
     if settings["compile"] == "on":
         raise UsageError(
             "--compile on has no effect with --shard, whose steps are not compiled; leave one out"
@@ -201,7 +201,7 @@ def _train(
 
 
 def _after_restart(request: TrainRequest, ranks: "Ranks | None", resumes: bool) -> tuple[TrainRequest, bool]:
-    """The request of ranks that torchrun has started again, which resume their run."""
+    """Adapt the request of ranks that torchrun has restarted, which resume their run."""
     if ranks is None or not ranks.place.restarts:
         return request, resumes
     name = request.run or ranks.remembered_run()
@@ -211,7 +211,7 @@ def _after_restart(request: TrainRequest, ranks: "Ranks | None", resumes: bool) 
 def _budget_by_precedence(
     ctx: typer.Context, time: str | None, steps: int | None
 ) -> tuple[str | None, int | None]:
-    """Of --time and --steps the one from the command line, else the environment, else the file."""
+    """Choose between --time and --steps: the one from the command line, else the environment, else the file."""
     if time is None or steps is None:
         return time, steps
     order = ("COMMANDLINE", "ENVIRONMENT", "DEFAULT_MAP")
@@ -222,7 +222,7 @@ def _budget_by_precedence(
 
 
 def _begun(request: TrainRequest, ranks: "Ranks | None") -> "RunFolder | None":
-    """The run to resume with --resume-if-exists; None where it is to begin."""
+    """Return the run to resume with --resume-if-exists; None if it has yet to begin."""
     if request.run is None:
         raise UsageError("--resume-if-exists needs --run NAME: otherwise every call would train a new run")
     if ranks is None:
@@ -242,7 +242,7 @@ def _resume(
     ranks: "Ranks | None",
     messages: Messages,
 ) -> None:
-    """Resume a run that the same command began; say so where it is finished."""
+    """Resume a run that the same command began; report if it is finished."""
     from charlm.cli.follow import follow, print_result
     from charlm.cli.resume import say_where_it_stands
     from charlm.job import check_same_request, reopen
@@ -251,7 +251,7 @@ def _resume(
     say(f"the run {run.name} exists; reading {describe_paths(request.paths, text)}")
 
     def look() -> bool:
-        """Is there anything to train?"""
+        """Check the run and return whether there is anything to train."""
         snapshot = check_same_request(run, request, messages)
         finished = snapshot.state.get("finished")
         if dry_run:
@@ -282,7 +282,7 @@ def _resume(
 
 
 def _show_plan(prepared: Prepared, as_json: bool) -> None:
-    """The plan, its settings as they are typed, and the command that gives them all."""
+    """Print the plan, its settings as they are typed, and the command that gives them all."""
     from charlm.reporting.commands import option_words, train_command
 
     request, choice = prepared.request, prepared.choice
@@ -309,7 +309,7 @@ def _show_plan(prepared: Prepared, as_json: bool) -> None:
     if len(plan.members) > 1 or request.plan_from is not None:  # each member has settings of its own
         configs = build(ModelConfig, request.settings), build(TrainingConfig, request.settings)
     elif request.from_run is not None:
-        configs = configs[0], replace(configs[1], members=None)  # which follow from the other run
+        configs = configs[0], replace(configs[1], members=None)  # these follow from the other run
     words = request.budget_words
     runs = {
         "--run": request.run,
@@ -325,7 +325,7 @@ def _show_plan(prepared: Prepared, as_json: bool) -> None:
 
 
 def _planned_members(choice: "Choice") -> list[dict[str, Any]]:
-    """Of each member its kind, its steps, its schedule and its settings; the n-gram model, the last, has none."""
+    """Return the kind, steps, schedule and settings of each member; the n-gram model, the last, has none."""
     from charlm.training.describe import kinds_of
 
     plan, begin, found = choice.plan, 0, list[dict[str, Any]]()
@@ -343,7 +343,7 @@ def _planned_members(choice: "Choice") -> list[dict[str, Any]]:
 
 
 def _show_members(members: list[dict[str, Any]]) -> None:
-    """A table of the members' steps, schedules and settings, side by side."""
+    """Print a table of the members' steps, schedules and settings, side by side."""
     from charlm.reporting.commands import option_words
 
     trained = [member for member in members if member["model"] is not None]

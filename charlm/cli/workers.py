@@ -1,4 +1,4 @@
-"""The processes that make one comparison together: ranks, or those of a job array, each with its share of the runs."""
+"""The processes that run one comparison together, as ranks or as a job array, each with its share of the runs."""
 
 from dataclasses import dataclass
 
@@ -13,17 +13,17 @@ from charlm.training.request import Messages
 
 @dataclass(frozen=True, kw_only=True)
 class Worker:
-    """One of them, or the only one."""
+    """One of these processes, or the only one."""
 
     share: Share
-    is_shared: bool  # do others make the same comparison?
+    is_shared: bool  # whether other processes run the same comparison
     place: Place
-    quiet: bool  # was it asked to be?
+    quiet: bool  # whether it was asked to be
     ranks: int | None  # to be started
 
     @property
     def messages(self) -> Messages:
-        """Where it reports what all of them find: of several ranks only the first does."""
+        """Where it reports what all processes find alike: only the first of several ranks does."""
         return SILENT if self.place.rank else MESSAGES
 
     def start(self) -> None:
@@ -31,17 +31,17 @@ class Worker:
         start_as_asked(self.ranks, None, {})
 
     def take_device(self, device: str) -> None:
-        """Compute on the GPU of this rank, where there is one for each. Raises UsageError."""
+        """Use the GPU of this rank, if there is one for each. Raises UsageError."""
         if self.place.size > 1:
             device_of(self.place, device)
 
     def speak(self) -> None:
-        """Say what a result comes with, whichever rank it is that shows it."""
+        """Print messages again as asked for, even on a rank other than the first, to show the results."""
         be_quiet(self.quiet)
 
 
 def this_worker(share: str | None = None, ranks: int | None = None) -> Worker:
-    """What this process is. Raises UsageError for a share that cannot be, and RankError."""
+    """Describe this process. Raises UsageError for an invalid share, and RankError."""
     place = Place.of_environment()
     if share is not None and ranks is not None:
         raise UsageError("give either --share or --ranks, not both")
@@ -55,6 +55,6 @@ def this_worker(share: str | None = None, ranks: int | None = None) -> Worker:
 
 
 def check_named(worker: Worker, run: str | None) -> None:
-    """Raise UsageError where several processes would not find the same comparison."""
+    """Raise UsageError if several processes could not find the same comparison."""
     if run is None and (worker.is_shared or (worker.ranks or 1) > 1):
         raise UsageError("several processes find the same comparison by its name; give one with --run NAME")

@@ -1,1 +1,1 @@
-"""A text in as few bits as a model predicts it with: an arithmetic coder on the predictor."""
+"""Lossless compression of text: an arithmetic coder driven by the model's predictions."""

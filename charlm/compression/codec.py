@@ -1,6 +1,6 @@
-"""Compression with a model: a file to as many bits as the model needs to predict it, and back.
+"""Compress a file with a model, to as many bits as the model needs to predict it, and decompress it.
 
-Decoding must reproduce the encoder's probabilities to the last bit, and rounding them would not achieve that. So both
+Decoding must reproduce the encoder's probabilities to the last bit, which rounding them could not ensure. So both
 do the same steps in the same shapes in the same environment, which the file records.
 
 Shapes: B streams side by side, V symbols, N symbols of the file.
@@ -43,9 +43,9 @@ from charlm.terminal import one_line
 from charlm.threads import threads_restored
 
 WIDE_ENCODINGS = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
-"""Encodings recognised by a byte-order mark, which stays one of the characters."""
+"""Encodings recognised by a byte-order mark, which is kept as one of the characters."""
 THREADS = 1
-"""Threads that compute by default. The number changes how sums are rounded."""
+"""Default number of threads, which changes how sums are rounded."""
 SYMBOLS_A_REPORT = 512
 
 Progress = tuple[int, int]
@@ -89,14 +89,14 @@ def file_to_ids(data: bytes, vocabulary: Vocabulary, usual: str | None = None) -
 
 
 def ids_to_file(ids: Ids, vocabulary: Vocabulary, encoding: str = "") -> bytes:
-    """The bytes of symbols (N,). Raises UnicodeError if they are not text of that encoding."""
+    """Decode symbols (N,) to bytes. Raises UnicodeError if they are not text of that encoding."""
     spellings = vocabulary.spellings
     data = b"".join([spellings[i] for i in ids])
     return data.decode().encode(encoding) if encoding else data
 
 
 def encoding_of(data: bytes, usual: str | None) -> str:
-    """An encoding other than UTF-8 that decodes the file and gives the same bytes back; empty if there is none."""
+    """Return an encoding other than UTF-8 that decodes the file and gives the same bytes back; empty if there is none."""
     mark, marked = byte_order_mark(data)
     if mark:
         encoding = marked if marked in WIDE_ENCODINGS else ""
@@ -119,7 +119,7 @@ def exactly_threads(threads: int) -> Iterator[None]:
 
 
 def environment(predictor: Predictor, threads: int) -> Environment:
-    """The environment here, in which a predictor computes with this many threads."""
+    """Describe this environment, in which a predictor computes with this many threads."""
     config = np.show_config(mode="dicts")
     assert isinstance(config, dict)
     blas = (each for each in threadpool_info() if each["user_api"] == "blas")
@@ -152,9 +152,9 @@ class Compressed:
 def compressing(
     data: bytes, snapshot: Snapshot, threads: int = THREADS
 ) -> Generator[Progress, None, Compressed]:
-    """Compress the bytes of a file. Any file works, but only text like the training text becomes small.
+    """Compress the bytes of a file. Any file works, but only text like the training text becomes small. Yields progress.
 
-    The file records how many threads computed, and is decompressed with as many.
+    The result records how many threads computed, and must be decompressed with as many.
     """
     encoded = file_to_ids(data, snapshot.vocabulary, snapshot.run.text.encoding)
     predictor = predictor_of(snapshot)
@@ -253,28 +253,28 @@ class _Streams:
 
     @property
     def bounds(self) -> list[tuple[int, int]]:
-        """Start and end of each stream."""
+        """The start and end of each stream."""
         ends = [self._least * (b + 1) + min(b + 1, self._longer) for b in range(self._streams)]
         return list(zip([0, *ends[:-1]], ends, strict=True))
 
     def active(self, t: int) -> int:
-        """How many streams, from the first, have a symbol number t."""
+        """Return how many streams, counted from the first, have a symbol number t."""
         return self._streams if t < self._least else self._longer
 
     def shares(self, read: NDArray[np.int64] | None) -> Bounds:
-        """The cumulative frequencies (B, V + 1) of the next symbols, after reading the last ones (B,)."""
+        """Return the cumulative frequencies (B, V + 1) of the next symbols, after reading the last ones (B,)."""
         ids = np.empty((self._streams, 0), dtype=np.int64) if read is None else read[:, None]
         self._state, logp = self._predictor.step(self._state, torch.from_numpy(ids))
         return bounds(logp.cpu().numpy())
 
     def report(self, t: int) -> Generator[Progress, None, None]:
-        """Progress after step t, every SYMBOLS_A_REPORT symbols."""
+        """Yield progress after step t, every SYMBOLS_A_REPORT symbols."""
         every = max(1, SYMBOLS_A_REPORT // self._streams)
         if (t + 1) % every == 0 or t + 1 == self.steps:
             yield min((t + 1) * self._streams, self._n), self._n
 
     def joined(self, columns: list[NDArray[np.int64]]) -> Ids:
-        """The streams joined to one text: (N,)."""
+        """Join the streams to one text: (N,)."""
         whole = np.array(columns[: self._least], dtype=np.int64).reshape(self._least, self._streams).T
         if not self._longer:
             return whole.reshape(-1)
@@ -283,9 +283,9 @@ class _Streams:
 
 
 def hashes_of(snapshot: Snapshot) -> ModelHashes:
-    """The identity of a checkpoint's model: its weights, its n-gram model, its configuration and vocabulary.
+    """Return the identity of a checkpoint's model: hashes of its weights, n-gram model, configuration and vocabulary.
 
-    Of a mixture, the weights and configurations of all members, and how they are mixed.
+    For a mixture, these cover the weights and configurations of all members, and how they are mixed.
     """
     settings: dict[str, Any] = {"model": snapshot.model_config.to_json()}
     if snapshot.mixture is not None:
@@ -300,7 +300,7 @@ def hashes_of(snapshot: Snapshot) -> ModelHashes:
 
 
 def _check_same(header: Header, snapshot: Snapshot, predictor: Predictor, label: str) -> None:
-    """Raise CheckpointError unless model and environment are those that the file was made with."""
+    """Raise CheckpointError unless the model and the environment are those that the file was made with."""
     label = one_line(label)
     known = ("", *WIDE_ENCODINGS, snapshot.run.text.encoding)
     if header.encoding not in known:

@@ -1,4 +1,4 @@
-"""An arithmetic coder: log-probabilities to integer frequencies, and symbols to bytes and back.
+"""An arithmetic coder: turns log-probabilities into integer frequencies, and symbols into bytes and back.
 
 The unit interval is narrowed to the share of each symbol in turn; the shortest number in the final interval encodes all
 of them. Here the interval is [low, low + width) in 64 bits, and its top byte is written out whenever the width has
@@ -19,7 +19,7 @@ Bounds = NDArray[np.int64]
 
 
 def bounds(logp: NDArray[np.floating[Any]]) -> Bounds:
-    """Cumulative integer frequencies (B, V + 1): the share of symbol v is from [v] to [v + 1], out of [V].
+    """Return cumulative integer frequencies (B, V + 1): the share of symbol v is from [v] to [v + 1], out of [V].
 
     Each share is at least 1, however improbable the symbol, and they sum to at most 2^32. Raises CheckpointError if the
     probabilities are not finite.
@@ -45,7 +45,7 @@ HIGHEST_TOTAL = 1 << 32
 
 
 class Encoder:
-    """Symbols to bytes."""
+    """Encodes symbols as bytes."""
 
     def __init__(self) -> None:
         self._out = bytearray()
@@ -65,7 +65,7 @@ class Encoder:
             self._width <<= 8
 
     def finish(self) -> bytes:
-        """All bytes. Trailing zeros among the last eight are left out."""
+        """Return all bytes. Trailing zeros among the last eight are left out."""
         # The number in the interval with the most trailing zero bytes.
         for bits in range(BITS, -1, -8):
             value = -(-self._low >> bits) << bits
@@ -87,7 +87,7 @@ class Encoder:
 
 
 class Decoder:
-    """Bytes to symbols: ask for the `target`, find the symbol whose share holds it, and `take` that share.
+    """Decodes bytes: ask for the `target`, find the symbol whose share holds it, and `take` that share.
 
     Up to PADDING zeros follow the bytes. Raises EOFError beyond, when more symbols are asked for than were encoded.
     """
@@ -96,11 +96,11 @@ class Decoder:
         self._data, self._at = data, BITS // 8
         self._offset = int.from_bytes(
             data[: self._at].ljust(self._at, b"\0"), "big"
-        )  # of the number above low
+        )  # of the encoded number above low
         self._width, self._unit = TOP, 1
 
     def target(self, total: int) -> int:
-        """A number below `total` that lies in the share of the next symbol."""
+        """Return a number below `total` that lies in the share of the next symbol."""
         self._unit = self._width // total
         return min(self._offset // self._unit, total - 1)
 

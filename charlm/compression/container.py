@@ -24,7 +24,7 @@ MOST_STREAMS = 64
 FEWEST_CHARS = 20_000
 """Minimum length of a stream; each starts without context, which costs bits."""
 
-# A dictionary of what headers have in common, so that a deflated header is little more than its hashes.
+# A preset deflate dictionary of what headers have in common, so that a header deflates to little more than its hashes.
 _USUAL = (
     b'{"charlm":"0.1.0","torch":"2.13.0+cpu","numpy":"2.4.6","python":"3.11.","machine":"Linux x86_64",'
     b'"processor":"AVX512","numpy_kernels":"X86_V4","products":"openblas 0.3.31.188.0 Haswell",'
@@ -35,7 +35,7 @@ _USUAL = (
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """Everything besides the model that the rounding of a sum can depend on."""
+    """Everything besides the model that can affect how a sum is rounded."""
 
     charlm: str
     torch: str
@@ -77,12 +77,12 @@ class Header:
 
 
 def streams_for(chars: int) -> int:
-    """How many streams a text of that length is cut into."""
+    """Return how many streams a text of that length is cut into."""
     return max(1, min(MOST_STREAMS, chars // FEWEST_CHARS))
 
 
 def pack(header: Header, payload: bytes) -> bytes:
-    """The bytes of the file."""
+    """Serialise the file."""
     values = to_json(header)
     values = {**values.pop("environment"), **values.pop("model"), **values}  # one flat object
     if not header.encoding:
@@ -96,7 +96,7 @@ def pack(header: Header, payload: bytes) -> bytes:
 
 
 def unpack(data: bytes, label: str) -> tuple[Header, bytes]:
-    """The header and the coder's bytes. Raises TextError for a damaged file or another format."""
+    """Parse a file into the header and the coder's bytes. Raises TextError for a damaged file or another format."""
     label = one_line(label)
     if not data.startswith(MAGIC):
         raise TextError(f"{label} was not made by charlm compress")
@@ -156,7 +156,7 @@ def _header(plain: bytes, label: str) -> Header:
 def differences(
     file: Environment | ModelHashes, here: Environment | ModelHashes
 ) -> Mapping[str, tuple[str, str]]:
-    """The fields that differ, by name: in the file and here."""
+    """Return the fields that differ, by name: in the file and here."""
     pairs = {name: (str(value), str(getattr(here, name))) for name, value in vars(file).items()}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 

@@ -1,7 +1,7 @@
-"""Addresses of texts (URLs): which are read, by which name they are shown and kept, and what to do about others.
+"""URLs given as texts: parse them, name them without their secrets, and advise about those that cannot be read.
 
-User names, passwords and queries may be secrets. They stand in `Address.full` alone; everything that is
-printed, logged or stored has the address's `name`, in which a query is replaced by a digest of it.
+User names, passwords and queries may be secrets. Only `Address.full` holds them; whatever is printed, logged
+or stored uses `Address.name`, which has a digest in place of the query.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from charlm.errors import TextError
 from charlm.terminal import one_line
 
 STORES = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "hf": "hf", "memory": ""}
-"""Schemes that fsspec reads, each with the extra of charlm that installs its library; memory:// is of one process."""
+"""Schemes read through fsspec, with the extra of charlm that installs each one's library; memory:// needs none."""
 WEB = ("http", "https")
 READABLE = "https://, http://, s3://, gs:// and hf://"
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(\S.*)", re.DOTALL)
@@ -31,21 +31,21 @@ class Address:
 
     name: str  # what is shown and stored
     scheme: str
-    full: str = field(repr=False)  # as it was given: for the connection alone
+    full: str = field(repr=False)  # as given; used only to connect
 
     @property
     def is_web(self) -> bool:
-        """Whether it names one file of a web server, and never a folder or a pattern."""
+        """Whether it is one file of a web server, never a folder or a pattern."""
         return self.scheme in WEB
 
     @property
     def is_withheld(self) -> bool:
-        """Whether only its name is known, because its query was not kept."""
+        """Whether its query was not kept, so that it can no longer be requested."""
         return _WITHHELD.search(self.full) is not None
 
 
 def address_of(name: str) -> Address | None:
-    """The address that a name is; None for a path, and for an address that charlm does not read.
+    """Parse a name as an address; None for a path, and for a scheme that charlm does not read.
 
     Raises TextError for one that is malformed.
     """
@@ -84,7 +84,7 @@ def address_of(name: str) -> Address | None:
 
 
 def kept_name(name: str) -> str:
-    """The name under which a text is shown and stored: an address without what may be secret, any other as it is."""
+    """Return the name under which a text is shown and stored: an address without its secrets, a path unchanged."""
     address = address_of(name)
     return name if address is None else address.name
 
@@ -96,9 +96,9 @@ def is_address(name: str) -> bool:
 
 
 def without_secrets(text: str, *, is_word: bool = False) -> str:
-    """A text, such as an error message, without user names, passwords and queries of the addresses in it.
+    """Remove user names, passwords and queries from the addresses in a text, such as an error message.
 
-    `is_word`: it is one word of a command, so that an address reaches to its end.
+    `is_word`: the text is one command-line argument, so that an address extends to its end.
     """
 
     def bare(match: re.Match[str]) -> str:
@@ -113,12 +113,12 @@ def without_secrets(text: str, *, is_word: bool = False) -> str:
 
 
 def last_part(name: str) -> str:
-    """The name of the file at the end of an address; a path as it is."""
+    """Return the file name at the end of an address, or a path unchanged."""
     return re.split(r"[/\\]", _WITHHELD.sub("", name).rstrip("/"))[-1] if is_address(name) else name
 
 
 def address_advice(name: str, *, reads: bool = True) -> str | None:
-    """What to do with an address that cannot be read; None for what is no address.
+    """Advise what to do with an address that cannot be read; None for what is no address.
 
     `reads`: whether an address of a kind that charlm reads could be given here.
     """

@@ -1,4 +1,4 @@
-"""The files in zip and tar archives, read where they stand: nothing is unpacked to the disk by its name."""
+"""Read the files in zip and tar archives without unpacking them: no name in an archive becomes a path on the disk."""
 
 import os
 import re
@@ -19,30 +19,29 @@ from charlm.errors import ResourceError, TextError
 
 MOST_MEMBERS = 1_000_000
 LONGEST_READ = 16 << 20
-"""Bytes that tarfile may ask for at once: a header that claims more is damaged, or an attack."""
+"""Most bytes that tarfile may read at once: a header that claims more is damaged, or an attack."""
 _IN_MEMORY = 1 << 24
 HEAD = 512
-"""Bytes that tell whether a file is an archive at all."""
+"""Bytes read to recognise an archive."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
     """A regular file in an archive."""
 
-    parts: tuple[
-        str, ...
-    ]  # of its name; `..`, `.` and a leading slash have no meaning there and are left out
+    parts: tuple[str, ...]  # of its name, without `..`, `.` and a leading slash: no path traversal
     content: Opened
 
 
 class Archive:
-    """An archive that is open as long as one of its members is in use.
+    """An open archive, closed once none of its members is in use.
 
-    `members`: its regular files, of those of the same name the last. `links`: the names of links and the like.
+    `members`: its regular files; of several with one name, the last. `links`: names of links and special files, which
+    are not read.
     """
 
     def __init__(self, path: str, label: str) -> None:
-        """`path` is a local file, `label` its name in errors. Raises TextError for what is damaged or a bomb."""
+        """`path` is a local file, `label` its name in errors. Raises TextError for a damaged archive or a zip bomb."""
         self._label = label
         self.members: list[Member] = []
         self.links: list[str] = []
@@ -71,7 +70,7 @@ class Archive:
             )
 
     def _open(self, path: str) -> tuple[str | None, str, int]:
-        """Open the archive; its compression, its format and its size in bytes before decompression."""
+        """Open the archive. Return its compression, its format and its size in bytes before decompression."""
         stream = ByteStream(path, self._label)
         pieces = stream.pieces()
         first = next(pieces, b"")
@@ -79,7 +78,7 @@ class Archive:
         assert form is not None, "only archives are opened"
         if stream.compression is None:
             self._file: IO[bytes] = open(path, "rb")  # noqa: SIM115  closed below
-        else:  # members are read in the order of their names, so it is decompressed once as a whole
+        else:  # decompressed once as a whole, since members are read in the order of their names
             self._file = files.scratch(temporary_folder(), in_memory=_IN_MEMORY)
         weakref.finalize(self, self._file.close)
         try:
@@ -120,7 +119,7 @@ class Archive:
 
 
 class _Bounded:
-    """A file of which no one reads very much at once."""
+    """A file that refuses to read more than LONGEST_READ bytes at once."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.seek, self.tell, self._file = file.seek, file.tell, file
@@ -152,7 +151,7 @@ def is_archive(path: str, label: str) -> bool:
             head = file.read(HEAD)
         if head.startswith(b"PK"):
             with open(path, "rb") as file:
-                head = file.read(PIECE)  # which tells whether it is a document of an office
+                head = file.read(PIECE)  # enough to tell an office document from an archive
         elif compression_of(head):
             head = next(ByteStream(path, label).pieces(), b"")
             return archive_format(head) == "tar"

@@ -1,4 +1,4 @@
-"""Project Gutenberg's header and licence around a book: found by their marker lines, counted, left out on request.
+"""Find Project Gutenberg's header and licence around a book by their marker lines, to count them or strip them.
 
 A book stands between a line such as `*** START OF THE PROJECT GUTENBERG EBOOK ... ***` and one such as
 `*** END OF ...`, or in older files between `*END*THE SMALL PRINT! ...` and `End of the Project Gutenberg Etext ...`.
@@ -16,11 +16,11 @@ from charlm.data.stream import Block
 from charlm.data.text_config import TextConfig
 
 HEADER, LICENCE = 1 << 15, 1 << 16
-"""Characters that a header and a licence have at most; they are about 1,000 (older ones 12,000) and 19,000."""
+"""Most characters of a header and of a licence; typical are 1,000 (in older ones 12,000) and 19,000."""
 MARGIN = 2000
 """Characters of the longest marker, which may run over three lines, and of the line before it."""
 FOLLOWS = 400
-"""Characters after a licence's last line from which they are another text, not the rest of the licence."""
+"""More characters than this after a licence's last line are another text, not the rest of the licence."""
 _KEYWORDS = (b"utenberg", b"UTENBERG", b"mall print", b"MALL PRINT", b"newsletter")
 _EDGE = 16  # longer than each keyword
 _GAP = r"(?:[ \t\xa0]{1,4}|[ \t]?(?:\r\n|\r|\n)[ \t]{0,8})"  # a marker may break between any two words
@@ -53,7 +53,7 @@ Span = tuple[int, int]
 
 @dataclass
 class _Licence:
-    """What may be a licence: it begins with a marker."""
+    """A possible licence, which begins with a marker line."""
 
     begin: int
     marker_end: int
@@ -67,14 +67,14 @@ class _Finder:
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
-        self.text, self.end = "", 0  # the end of the text read that is kept, and the position after it
+        self.text, self.end = "", 0  # the kept end of the text read, and the position after it
         self._searched = 0  # the position up to which markers were searched for
-        self._header: int | None = None  # where what may be a header begins
+        self._header: int | None = None  # where a possible header begins
         self._licence: _Licence | None = None
-        self._book: int | None = None  # the end of the last marker of a beginning
+        self._book: int | None = None  # the end of the last start marker
 
     def read(self, text: str, *, last: bool = False) -> None:
-        """Read on. A marker near the end is searched again with what follows, unless this is the last piece."""
+        """Read the next piece. A marker near its end is searched for again with what follows, unless this is the last."""
         self.text += text
         self.end += len(text)
         start = self.end - len(self.text)
@@ -94,7 +94,7 @@ class _Finder:
             self._finish()
 
     def skip(self, tail: str, n: int) -> None:
-        """Read n characters in which no marker can be; `tail`: the last MARGIN of them, or all."""
+        """Read n characters that cannot contain a marker; `tail`: the last MARGIN of them, or all."""
         self.text = ((self.text if len(tail) == n else "") + tail)[-MARGIN:]
         self.end += n
         self._searched = max(self._searched, self.end - len(self.text))
@@ -107,18 +107,18 @@ class _Finder:
         return self._searched if undecided is None else min(self._searched, undecided)
 
     def cut(self, first: int, after: int) -> str:
-        """The text between two positions that is still kept."""
+        """Return the text between two positions, as far as it is kept."""
         start = self.end - len(self.text)
         return self.text[max(0, first - start) : max(0, after - start)]
 
     def forget(self, position: int) -> None:
-        """Keep the text from there on, and the character before it: it tells whether a line begins."""
+        """Drop the text before `position`, except the one character that tells whether a line begins there."""
         keep = self.end - position + 1
         if keep < len(self.text):
             self.text = self.text[-keep:]
 
     def _meet(self, kind: str, start: int, end: int) -> None:
-        """A marker line stands there."""
+        """Handle a marker line of this kind, between these positions."""
         licence = self._licence
         if kind == "start":
             first = self._header if licence is None else licence.begin
@@ -140,7 +140,7 @@ class _Finder:
                 self._header = start
 
     def _pass(self, position: int) -> None:
-        """The text was read up to there: what is too long is no header, and no licence, or one that has ended."""
+        """Handle having read up to `position`: drop a header that is too long, and end a licence that is."""
         if self._header is not None and position - self._header > HEADER:
             self._header = None
         licence = self._licence
@@ -150,7 +150,7 @@ class _Finder:
             self._licence = None  # without its last line nothing tells where another text begins
 
     def _finish(self) -> None:
-        """The file ends here."""
+        """Handle the end of the file."""
         licence, end = self._licence, self.end
         if licence is not None:
             last = licence.close or (None if licence.is_certain else licence.marker_end)
@@ -177,7 +177,7 @@ class Boilerplate:
         self.of_files += 1
 
     def count_in(self, blocks: Iterable[Block]) -> Iterator[Block]:
-        """Pass the blocks of a file on, and count; blocks without a keyword cost hardly anything."""
+        """Yield the blocks of a file unchanged, counting; blocks without a keyword cost hardly anything."""
         finder, edge = _Finder(), b""
         for block in blocks:
             across = finder.text.encode() + b" " + edge + block.utf8[:_EDGE]
@@ -200,7 +200,7 @@ class Boilerplate:
 
 
 def strip_boilerplate(blocks: Iterable[Block], found: Boilerplate) -> Iterator[Block]:
-    """The blocks of a file without boilerplate, which is counted in `found`."""
+    """Yield the blocks of a file without boilerplate, which is counted in `found`."""
     finder, passed, number = _Finder(), 0, 0
     for block in chain(blocks, [None]):
         finder.read("" if block is None else block.text, last=block is None)
@@ -221,7 +221,7 @@ def strip_boilerplate(blocks: Iterable[Block], found: Boilerplate) -> Iterator[B
 def boilerplate_note(found: Sequence[Boilerplate], corpus: Corpus, config: TextConfig) -> str | None:
     """A sentence on how much boilerplate there is, and in which part; None if there is nothing to say.
 
-    `found`: in the text, and in a held-out text of its own if there is one.
+    `found`: that of the text, and that of a separate held-out text if there is one.
     """
     chars, of_files = sum(each.chars for each in found), sum(each.of_files for each in found)
     where = f", in {sum(each.files for each in found):,} of {of_files:,} files" if of_files > 1 else ""
@@ -258,5 +258,5 @@ def _percent(share: float) -> str:
 
 
 def _has_keyword(utf8: bytes) -> bool:
-    """Whether a marker may be in it."""
+    """Whether the bytes may contain a marker."""
     return any(word in utf8 for word in _KEYWORDS)

@@ -1,4 +1,4 @@
-"""One column of a Parquet file, an Arrow file or a stream of Arrow, as text, by pyarrow and in bounded memory."""
+"""Read one text column of a Parquet file, an Arrow file or an Arrow stream, with pyarrow and in bounded memory."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ class ColumnReader:
         self._path, self._form, self._field, self._label = path, form, field, label
 
     def texts(self) -> Iterator[str]:
-        """Yield the text of each row. Raises TextError for a damaged file, a column that is no text and a null."""
+        """Yield the text of each row. Raises TextError for a damaged file, a column that is not text, and a null."""
         try:
             import pyarrow
         except ImportError:
@@ -55,7 +55,7 @@ class ColumnReader:
         return "Parquet file" if self._form == "parquet" else "file of Arrow"
 
     def _batches(self, arrow: Any) -> "Iterator[pyarrow.RecordBatch]":
-        """Batches of the column alone."""
+        """Yield record batches that have only this column."""
         if self._form == "parquet":
             import pyarrow.parquet
 
@@ -78,7 +78,7 @@ class ColumnReader:
                 yield from (reader.get_batch(i).select([column]) for i in range(reader.num_record_batches))
 
     def _column(self, schema: "pyarrow.Schema") -> str:
-        """The name of the column, if it is there and is text."""
+        """Return the column's name. Raises TextError unless there is one such column, and it is text."""
         texts = [field.name for field in schema if _is_text(field.type)]
         available = f"columns with text: {list_fields(texts)}"
         if self._field is None:

@@ -18,7 +18,7 @@ from charlm.strict_json import from_json
 
 @dataclass(frozen=True, kw_only=True)
 class TextFacts:
-    """What the cache knows of a text, besides its ids and their vocabulary."""
+    """What the cache stores about a text, besides its ids and their vocabulary."""
 
     sha256: str  # of the text as UTF-8
     train_chars: int
@@ -26,14 +26,17 @@ class TextFacts:
     test_chars: int = 0
     left_out_chars: int = 0  # in gaps between the parts
     ends: tuple[int, int, int] = (0, 0, 0)  # ends of documents in each part, which are no characters
-    inherited_split: InheritedSplit | None = None  # fine-tuning: split so that what was held out stays so
+    inherited_split: InheritedSplit | None = None  # fine-tuning: keeps held out what the earlier run held out
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus(TextFacts):
-    """The ids of each part, (n,), in shards if they are very many, in the narrowest integer type; a character may be several ids."""
+    """An encoded text: the ids (n,) of each part, in the narrowest integer type, in shards if there are very many.
 
-    key: str  # of the text and how it is split: its name in the cache
+    A character may be several ids.
+    """
+
+    key: str  # its name in the cache: a hash of the text and of how it is split
     vocabulary: Vocabulary
     train: TextIds
     held_out: TextIds
@@ -46,7 +49,7 @@ class Corpus(TextFacts):
         return self.train_chars + self.held_out_chars + self.test_chars + self.left_out_chars
 
     def training_text(self, last: int | None = None) -> str:
-        """The training part as text, or that of its `last` ids, without the ends of documents."""
+        """Decode the training part, or its `last` ids, without the ends of documents."""
         return self.vocabulary.decode(self.train[-last:] if last else self.train)
 
     def held_out_text(self) -> str:
@@ -59,7 +62,7 @@ class Corpus(TextFacts):
 
 
 def reopen(key: str, *, whole: bool = False) -> Corpus | None:
-    """A corpus from the cache; None if it is missing or damaged. With `whole` every id is checked."""
+    """Open a corpus in the cache; None if it is missing or damaged. With `whole` every id is checked."""
     found = cache.read(key, whole=whole)
     try:
         return corpus_of_parts(key, *found) if found else None
@@ -68,7 +71,7 @@ def reopen(key: str, *, whole: bool = False) -> Corpus | None:
 
 
 def corpus_of_parts(key: str, facts: Mapping[str, Any], parts: Mapping[str, TextIds]) -> Corpus:
-    """A corpus from the facts that its cache holds, and the ids of its parts."""
+    """Build a corpus from the facts in the cache and the ids of its parts."""
     known = from_json(TextFacts, {f.name: facts[f.name] for f in fields(TextFacts) if f.name in facts})
     vocabulary = Vocabulary.from_json(facts["vocabulary"])
     train, held_out, test = (parts[name] for name in PARTS)
@@ -76,7 +79,7 @@ def corpus_of_parts(key: str, facts: Mapping[str, Any], parts: Mapping[str, Text
 
 
 STEPS_AT_ONCE = 64
-"""For so many steps of training the windows are drawn together."""
+"""Training steps whose windows are drawn at once."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +104,12 @@ class BatchSampler:
         return max(1, (self.n - 1) // self.block_size - 1)
 
     def starts(self, step: int) -> NDArray[np.int64]:
-        """Where each window of the batch of `step` (counted from 0) starts: (B,)."""
+        """Return where each window of the batch of `step` (counted from 0) starts: (B,)."""
         starts: NDArray[np.int64] = _starts(self, step // STEPS_AT_ONCE)[step % STEPS_AT_ONCE]
         return starts
 
     def starts_of_windows(self, windows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where windows (N,) start, which are counted from 0 over all epochs."""
+        """Return where windows start, given their numbers (N,), counted from 0 over all epochs: (N,)."""
         epochs, index = windows // self.per_epoch, windows % self.per_epoch
         starts = np.empty_like(index)
         for epoch in np.unique(epochs):
@@ -116,7 +119,7 @@ class BatchSampler:
         return starts
 
     def _offset(self, epoch: int) -> int:
-        """Where the first window of an epoch starts: drawn from 0 to the number of ids that its windows leave over."""
+        """Draw where the first window of an epoch starts: from 0 to the number of ids that its windows leave over."""
         room = self.n - 1 - self.per_epoch * self.block_size
         return int(mix(self.seed, epoch, 1) % np.uint64(room + 1))
 
@@ -133,7 +136,10 @@ class BatchSampler:
 
 @lru_cache(maxsize=4)
 def _starts(sampler: BatchSampler, group: int) -> NDArray[np.int64]:
-    """Where the windows (STEPS_AT_ONCE, B) of a group of steps start: one by one they take as long as a small step."""
+    """Return where the windows of a group of steps start: (STEPS_AT_ONCE, B).
+
+    Drawn step by step they would take as long as a small training step.
+    """
     shape = STEPS_AT_ONCE, sampler.batch_size
     first = group * STEPS_AT_ONCE * sampler.batch_size
     return sampler.starts_of_windows(first + np.arange(STEPS_AT_ONCE * sampler.batch_size)).reshape(shape)

@@ -32,7 +32,7 @@ FORMAT = 3
 FACTS = "corpus.json"
 KEY = re.compile(r"[0-9a-f]")
 MOST_FACTS = 256 << 20
-"""Bytes of a JSON file of the cache at most: a vocabulary, or notes on many files."""
+"""Most bytes of a JSON file of the cache, which may hold a vocabulary, or notes on many files."""
 DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 """Exceptions that damaged files of the cache can raise."""
 _STALE_SECONDS = 86400
@@ -50,15 +50,15 @@ class Entry:
 
 
 def corpora() -> Path:
-    """Where the folders of the corpora lie."""
+    """Return the folder that holds one folder for each corpus."""
     return cache_folder() / "corpora"
 
 
 def store(key: str, facts: Mapping[str, Any], parts: Mapping[str, Part]) -> None:
     """Write a corpus, unless another process has done so meanwhile. Raises OSError, leaving nothing half written.
 
-    A part of one shard is not synced to the disk where the system has a boot id: after the next start of the machine
-    all of it is checked before it is used. Texts of many shards, which that takes long for, are synced.
+    Where the system has a boot id, a text of one shard per part is not synced to the disk: after a reboot all of it
+    is checked before it is used. Longer texts, which take long to check, are synced.
     """
     folder = corpora() / key
     boot = None if any(len(part.shards) > 1 for part in parts.values()) else files.boot()
@@ -79,9 +79,9 @@ def store(key: str, facts: Mapping[str, Any], parts: Mapping[str, Part]) -> None
 
 @contextmanager
 def prepared_once(words: Sequence[str]) -> Iterator[None]:
-    """While one process prepares the text that these words name, others that want it wait, and find it in the cache.
+    """Hold a lock while preparing the text that these words name; other processes wait, and find it in the cache.
 
-    Where the cache cannot be written each prepares it.
+    Where the cache cannot be written there is no lock, and each process prepares it.
     """
     name = hashlib.sha256("\0".join(words).encode()).hexdigest()[:32]
     lock = FileLock(cache_folder() / "files" / f"{name}.lock")
@@ -109,12 +109,12 @@ def unwritable() -> str | None:
 
 
 def read(key: str, *, whole: bool = False) -> tuple[dict[str, Any], dict[str, TextIds]] | None:
-    """Facts and ids (memory-mapped) of a corpus; None if it is missing or damaged.
+    """Read a corpus: its facts, and its ids, memory-mapped; None if it is missing or damaged.
 
-    With `whole` every id is checked, however many there are. Raises ResourceError where the system does not let a
-    process open so many files.
+    With `whole` every id is checked, however many there are. Raises ResourceError where the system's limit of open
+    files is reached.
     """
-    if not key.isalnum():  # a damaged file may name another folder
+    if not key.isalnum():  # a damaged file may name another folder (path traversal)
         return None
     folder = corpora() / key
     try:
@@ -136,7 +136,7 @@ def read(key: str, *, whole: bool = False) -> tuple[dict[str, Any], dict[str, Te
 
 
 def entries(skipped: Callable[[str], None] = lambda why: None) -> list[Entry]:
-    """The corpora in the cache, the last used first; `skipped` is told what cannot be read."""
+    """List the corpora in the cache, the last used first; `skipped` is called with why one cannot be read."""
     found = []
     try:
         folders = [path for path in corpora().iterdir() if KEY.match(path.name)]
@@ -170,7 +170,7 @@ def remove(key: str) -> None:
 
 
 def remove_rest() -> None:
-    """Remove everything else: damaged corpora and fingerprints of files. Raises OSError."""
+    """Remove all corpora, damaged ones too, and all fingerprints of files. Raises OSError."""
     files.remove_tree(corpora())
     files.remove_tree(cache_folder() / "files")
 
@@ -187,7 +187,7 @@ def remove_stale(now: float) -> None:
 
 
 def temporary_folder() -> Path:
-    """The folder of the cache, or the system's for temporary files if the cache cannot be written."""
+    """Return a folder for temporary files: in the cache, or the system's if the cache cannot be written."""
     try:
         files.make_folder(corpora())
     except OSError:
@@ -197,27 +197,27 @@ def temporary_folder() -> Path:
 
 
 def _count(value: Any) -> int:
-    """A number of characters; ValueError for what is none."""
+    """Return a number of characters. Raises ValueError if it is none."""
     if type(value) is not int or not 0 <= value < 2**63:
         raise ValueError("no number of characters")
     return value
 
 
 def _index(facts: Mapping[str, Any], name: str) -> list[Shard]:
-    """The shards of a part; one where the corpus was written before there were shards."""
+    """Return the shards of a part; a corpus written before there were shards has one."""
     if "shards" not in facts:
         return [Shard(crc=facts[f"{name}_crc"], samples=facts[f"{name}_samples"])]
     return from_json(list[Shard], facts["shards"][name])
 
 
 def _seal(facts: Mapping[str, Any]) -> str:
-    """A checksum of the facts, less those that change with use."""
+    """Return a checksum of the facts, without those that change with use."""
     kept = {name: value for name, value in facts.items() if name not in ("boot", "facts_sha256")}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def _note_use(folder: Path, facts: dict[str, Any], rebooted: bool) -> None:
-    """Note that a corpus was used and, after a start of the machine, that all of it was checked."""
+    """Record that a corpus was used and, after a reboot, that all of it was checked."""
     try:
         if rebooted:
             files.replace(folder / FACTS, json.dumps({**facts, "boot": files.boot()}).encode())
@@ -231,11 +231,11 @@ SAMPLED_FROM = 1 << 18
 """Bytes above which only samples of a file are hashed for its fingerprint."""
 _FILE_SAMPLES, _FILE_SAMPLE = 64, 1 << 12
 READING = 4
-"""Raised whenever the same files and settings give another text, or other notes, than before."""
+"""Version of the reader, incremented whenever the same files and settings give another text, or other notes."""
 
 
 class Fingerprints:
-    """Remembers which corpus some unchanged files gave under some settings, and the notes on them."""
+    """Maps files and settings to the corpus they gave, and the notes on it, as long as the files are unchanged."""
 
     def __init__(self, paths: Sequence[str], config: TextConfig, earlier: str = "") -> None:
         """Take the files' fingerprints before they are read; `earlier` is the digest of the text fine-tuned from."""
@@ -269,7 +269,7 @@ class Fingerprints:
             return None
 
     def remember(self, key: str, notes: Sequence[str]) -> None:
-        """Write them down for the next time, if the cache can be written."""
+        """Store the key and the notes for the next time, if the cache can be written."""
         if self._path is None:
             return
         row = {"files": self._files, "key": key, "notes": list(notes)}
@@ -281,7 +281,7 @@ class Fingerprints:
 
 
 def _fingerprint(path: str) -> list[Any]:
-    """Size, times of the last change of contents and of anything, and a hash of samples."""
+    """Return a file's size, its mtime and ctime, and a hash of samples of it, or of all of a short one."""
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("a pipe would wait, a device has no end")

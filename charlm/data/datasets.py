@@ -90,12 +90,12 @@ TEXTS = {
 
 
 def customary(path: str, size: int) -> Published | None:
-    """The published text with the name and the size of a file, or None."""
+    """Find the published text that has the name and the size of a file; None if there is none."""
     return next((t for t in TEXTS.values() if path.endswith(t.file_name) and size == t.size), None)
 
 
 def fetch(text: Published, folder: Path, watch: Watch = lambda what, done, of: None) -> Path:
-    """Download a text into a folder, or find it there; its path. Nothing is left of a failed download.
+    """Download a text into a folder unless it is there, and return its path. A failed download leaves nothing.
 
     Raises TextError if the text cannot be downloaded or is not the published one, ResourceError if it cannot be
     written. A file of that name is never replaced.
@@ -131,7 +131,7 @@ def fetch(text: Published, folder: Path, watch: Watch = lambda what, done, of: N
 def _is_published(
     text: Published, pieces: Iterable[bytes], write: Callable[[bytes], object] = lambda piece: None
 ) -> bool:
-    """Whether the pieces, which are passed to `write`, are the text; at most one more than its size is read."""
+    """Pass the pieces to `write` and return whether they are the text; stop at the first piece beyond its size."""
     digest, size = hashlib.new(text.algorithm, usedforsecurity=False), 0
     for piece in pieces:
         write(piece)
@@ -143,7 +143,7 @@ def _is_published(
 
 
 def _member(text: Published, archive: IO[bytes]) -> Iterator[bytes]:
-    """The text in a zip archive; TextError if it is damaged or holds another one."""
+    """Yield the text in a zip archive. Raises TextError if it is damaged or holds another text."""
     import zipfile
 
     try:

@@ -1,4 +1,4 @@
-"""Bytes to text: strictly decoded, or refused with what is wrong, where, and what to do."""
+"""Decode the bytes of a text strictly; an error says what is wrong, where, and what to do."""
 
 import codecs
 import sys
@@ -40,12 +40,12 @@ class TextDecoder:
         self.codec, self.has_mark = encoding or "utf-8", False
         self._head = b""
         self._lines = 0  # line ends decoded so far
-        self._last = b""  # the byte before, as UTF-8
+        self._last = b""  # the last byte so far, as UTF-8
 
     def blocks(self, pieces: Iterator[bytes], path: str | None = None) -> Iterator[Block]:
-        """Yield the text in blocks, in order, no character cut.
+        """Yield the text in blocks, in order, without cutting a character.
 
-        `path`: the file in which the pieces stand as they are, to be named as the blocks' origin. Raises
+        `path`: the file that contains the pieces unchanged, recorded as the blocks' origin. Raises
         TextError for binary formats, bytes that are not valid in the encoding, and lone surrogates.
         """
         head: list[bytes] = []
@@ -69,7 +69,7 @@ class TextDecoder:
             self.notes.append("empty")
 
     def _choose_codec(self, head: bytes) -> bytes:
-        """Decide how a text that begins so is decoded. Return the byte-order mark to skip."""
+        """Choose the codec by the first bytes of a text. Return the byte-order mark to skip."""
         if found := binary_format(head):
             raise TextError(f"{self._label} is {found[0]}, not text; {found[1]}")
         mark, marked = byte_order_mark(head)
@@ -92,7 +92,7 @@ class TextDecoder:
             elif mark:
                 self.notes.append(f"begins with the byte-order mark of {marked}, but was read as {encoding}")
                 mark = b""
-            if self.codec in ("utf-16", "utf-32"):  # Python's own would not begin without a mark
+            if self.codec in ("utf-16", "utf-32"):  # Python's own incremental decoders require a mark
                 self.codec += "-le" if sys.byteorder == "little" else "-be"
             return mark
         self.codec, self.has_mark = marked, bool(mark)
@@ -150,7 +150,7 @@ class TextDecoder:
         self._last = utf8[-1:] or self._last
 
     def _invalid(self, data: bytes, error: UnicodeDecodeError, offset: int) -> TextError:
-        """The error for bytes that are not valid, `offset` bytes of the text before `data`."""
+        """Return the error for invalid bytes in `data`, which begins at byte `offset` of the text."""
         before = data[: error.start]
         try:
             self._count_lines(before.decode(self.codec, "replace").encode())
@@ -174,7 +174,7 @@ def _mark_dropped(codec: str) -> str:
 
 
 def _remedy(data: bytes, start: int, codec: str) -> str:
-    """What to do about bytes that `codec` cannot decode, the first of them at `start`."""
+    """Advise what to do about bytes that `codec` cannot decode, the first of them at `start`."""
     mark, marked = byte_order_mark(data)
     if mark and not codec.startswith(marked[:6]):
         return f"it begins with the byte-order mark of {marked}: leave --encoding out"

@@ -1,4 +1,4 @@
-"""What bytes are, judged by the bytes alone: compression, byte-order marks, binary formats, likely encodings.
+"""Detect what bytes are: their compression, byte-order mark, binary format or likely encodings.
 
 A guess of an encoding is judged by the text it gives: are its letters those of one language, in words, with
 capitals where capitals stand? The user sees how a line reads in the likeliest two or three, and chooses.
@@ -60,7 +60,7 @@ LEAST_SCORE, MARGIN = 0.1, 0.6
 SAMPLE = 1 << 12
 """Bytes before and after the first invalid one that a guess is judged by."""
 WIDTH, BEFORE = 60, 20
-"""Characters of a line that are shown, and of those the ones before the first invalid byte."""
+"""Characters of a line that are shown, and how many of them precede the first invalid byte."""
 _WIDE = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
 _CANDIDATES = (  # the common ones first: they win ties
     *(f"cp{page}" for page in (1252, 1250, 1251, 1253, 1254, 1255, 1256, 1257, 1258)),
@@ -102,7 +102,7 @@ _EAST_ASIAN = {
     "Korean": ("euc_kr", 0xB0, 0xFE),
 }
 _TELLING_ASCII = "@`{}|~^\\\x7f" + bytes({*range(32)} - set(b"\t\n\r\f")).decode()
-"""What other encodings make of letters, and text hardly has."""
+"""ASCII characters that are rare in text, and that letters in another encoding may be decoded as."""
 _EAST_ASIAN_SCRIPTS = {"CJK", "HIRAGANA", "KATAKANA", "HANGUL"}
 _SIGNS = "„“”‘’«»–—…€£°©·‚‹›•§®™№¿¡\u00a0´，。、；：？！「」『』（）《》"
 
@@ -152,14 +152,14 @@ def is_valid(sample: bytes, codec: str, *, whole: bool = False) -> bool:
 
 
 def binary_format(data: bytes) -> tuple[str, str] | None:
-    """The binary format that `data` begins as, and what to do with such a file; None for what may be text."""
+    """Return the binary format of `data` and what to do with such a file; None for what may be text."""
     if again := compression_of(data):
         return f"compressed more than once ({again})", "decompress it first"
     return next((row[1:] for row in _FORMATS if re.match(row[0], data, re.DOTALL)), None)
 
 
 def archive_format(head: bytes) -> str | None:
-    """The format of the archive that data begins as: zip or tar; None for others, and for documents that are zip files."""
+    """Return zip or tar for the beginning of an archive; None for others, and for documents that are zip files."""
     kind = (binary_format(head) or ("",))[0]
     if kind == "an archive" and head[257:262] == b"ustar":
         return "tar"
@@ -167,7 +167,7 @@ def archive_format(head: bytes) -> str | None:
 
 
 def table_format(head: bytes) -> str | None:
-    """Whether data begins as a Parquet file, an Arrow file or a stream of Arrow: parquet, arrow or arrow-stream."""
+    """Return parquet, arrow or arrow-stream for the beginning of a Parquet file, an Arrow file or an Arrow stream, or None."""
     kind = (binary_format(head) or ("",))[0]
     if kind == "an Arrow file":
         return "arrow" if head.startswith(b"ARROW1") else "arrow-stream"
@@ -175,7 +175,7 @@ def table_format(head: bytes) -> str | None:
 
 
 def is_binary(head: bytes) -> bool:
-    """Is a file that begins so clearly no text, in UTF-8, UTF-16, UTF-32 or an 8-bit encoding?
+    """Whether a file that begins with `head` is clearly not text in UTF-8, UTF-16, UTF-32 or an 8-bit encoding.
 
     Text may have a few control characters.
     """
@@ -186,7 +186,7 @@ def is_binary(head: bytes) -> bool:
 
 
 def utf16_without_mark(data: bytes) -> str | None:
-    """UTF-16 or UTF-32, judged by the places of NUL bytes in data without a byte-order mark; else None."""
+    """Recognise UTF-16 or UTF-32 without a byte-order mark by where NUL bytes occur; None for other data."""
     sample = data[:_UTF16_SAMPLE]
     nul = [sample[i::4].count(0) for i in range(4)]
     quarter = len(sample) // 4
@@ -208,7 +208,7 @@ def utf16_without_mark(data: bytes) -> str | None:
 
 
 def guesses(data: bytes, at: int) -> list[tuple[str, str]]:
-    """The likeliest encodings of `data`, which is not UTF-8 at the offset `at`, the best first, each with a line read in it."""
+    """Guess the encoding of `data`, which is not UTF-8 at the offset `at`: the likeliest first, each with a line decoded."""
     sample = lines_around(data, at)
     scores: dict[str, tuple[float, str]] = {}
     for place, encoding in enumerate((*_WIDE, *_CANDIDATES)):
@@ -222,14 +222,14 @@ def guesses(data: bytes, at: int) -> list[tuple[str, str]]:
     shown = [text for text in ranked[:SHOWN] if scores[text][0] >= scores[ranked[0]][0] - MARGIN]
     columns = enumerate(
         zip(*shown, strict=False)
-    )  # shown: the first place where they differ, or beyond ASCII
+    )  # the line to show has the first character that differs, or is beyond ASCII
     tells = (i for i, chars in columns if len(set(chars)) > 1 or (len(shown) == 1 and chars[0] > "\x7f"))
     place = next(tells, 0)
     return [(scores[text][1], _line(text, place)) for text in shown]
 
 
 def _decoded(data: bytes, encoding: str) -> str | None:
-    """The text, which may end within a character; None if the bytes are not valid."""
+    """Decode data that may end within a character; None if it is not valid."""
     try:
         text = codecs.getincrementaldecoder(encoding)().decode(data)
         text.encode("utf-8")
@@ -239,7 +239,7 @@ def _decoded(data: bytes, encoding: str) -> str | None:
 
 
 def lines_around(data: bytes, at: int) -> bytes:
-    """The lines around an offset, whole ones: half a character misleads."""
+    """Return the whole lines around an offset: half a character would mislead."""
     first, last = max(0, at - SAMPLE), at + SAMPLE
     if first:
         first = data.find(b"\n", first, at) + 1 or at
@@ -247,7 +247,7 @@ def lines_around(data: bytes, at: int) -> bytes:
 
 
 def _line(text: str, at: int) -> str:
-    """The part of its line around a place in a text."""
+    """Return the part of a line around a position in a text."""
     start = max(text.rfind(end, 0, at) for end in "\n\r\x85") + 1
     line = text[start:].splitlines()[0] if text[start:] else ""
     begin = max(0, min(at - start - BEFORE, len(line) - WIDTH))
@@ -255,7 +255,7 @@ def _line(text: str, at: int) -> str:
 
 
 def _plausibility(text: str) -> float:
-    """From about -1 to 1: are these letters of one language, in words, with capitals where they may stand?"""
+    """Score from about -1 to 1 how likely this is text: letters of one language, in words, capitals where they belong."""
     text = text[:SAMPLE]
     high = {char for char in text if char > "\x7f" and char != "\x85"}
     if any(unicodedata.category(char) in ("Cc", "Cn", "Co") for char in high):
@@ -272,7 +272,7 @@ def _plausibility(text: str) -> float:
 
 @cache
 def _value(char: str, language: str) -> float:
-    """What a character says for a language or script, from -1 to 1."""
+    """Score from -1 to 1 how well a character fits a language or script."""
     script = _script(char)
     if language in _EAST_ASIAN and (script or char not in _SIGNS):
         return _east_asian_value(char, script, language)

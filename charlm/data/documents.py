@@ -1,4 +1,4 @@
-"""Where documents end: found in blocks of text, and marked among their code points."""
+"""Find where documents end in blocks of text, and mark these ends among the code points."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -19,9 +19,9 @@ _FEED, _RETURN = ord("\n"), ord("\r")
 
 
 class FileJoiner:
-    """Keeps the lines of files apart: adds a newline after a file that does not end with one.
+    """Joins files line by line: adds a newline after a file that does not end with one.
 
-    It is the kind of newline that the lines before end with. `unended`: the names of those files.
+    The newline is of the kind that the last line ended with. `unended`: the names of those files.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class FileJoiner:
         self._newline, self._last, self._name = b"\n", b"", ""
 
     def join(self, blocks: Iterable[Block], name: str) -> Iterator[Block]:
-        """The blocks of the next file, after a newline if one is needed."""
+        """Yield the blocks of the next file, after a newline if one is needed."""
         is_first = True
         for block in blocks:
             if block.utf8 and is_first:
@@ -52,14 +52,14 @@ class FileJoiner:
 
 
 def separator_of(config: TextConfig) -> str:
-    """What stands between two documents in the text, with the setting's escapes read."""
+    """Return the separator of documents, with the setting's escapes decoded."""
     return "" if config.separator is None else unescaped(config.separator)
 
 
 def split_documents(blocks: Iterable[Block], config: TextConfig) -> Iterable[Block]:
-    """The blocks of a file, with the ends of its documents by these settings; the file's end is one of them.
+    """Add the ends of documents to the blocks of a file, by these settings; the file's end is one of them.
 
-    With `documents` "none" they are returned as they are.
+    With `documents` "none" the blocks are returned unchanged.
     """
     if config.documents == "none":
         return blocks
@@ -74,15 +74,15 @@ def split_documents(blocks: Iterable[Block], config: TextConfig) -> Iterable[Blo
 
 
 def _end_at_lines(blocks: Iterable[Block]) -> Iterator[Block]:
-    """Documents end after every line feed."""
+    """End documents after every line feed."""
     for block in blocks:
         ends = np.flatnonzero(codes_of(block) == _FEED) + 1 if b"\n" in block.utf8 else None
         yield block if ends is None else Block(block.utf8, block.decoded, ends=ends)
 
 
 def _end_at_blank_lines(blocks: Iterable[Block]) -> Iterator[Block]:
-    """Documents end after one or more empty lines, whatever ends the lines."""
-    feeds = returns = -_NEVER  # in a row at the end of the text so far: none before the first line
+    """End documents after one or more empty lines, whatever the line endings."""
+    feeds = returns = -_NEVER  # in a row at the end of the text so far; leading ones never count
     for block in blocks:
         if not block.utf8:
             yield block
@@ -100,7 +100,7 @@ def _end_at_blank_lines(blocks: Iterable[Block]) -> Iterator[Block]:
 
 
 def _end_at_separators(blocks: Iterable[Block], separator: str) -> Iterator[Block]:
-    """Documents end at separators, which are left out; a part of one is held until the next block."""
+    """End documents at separators, which are left out; a part of one is held until the next block."""
     held = ""
     for block in blocks:
         *whole, rest = (held + block.text).split(separator)

@@ -1,7 +1,7 @@
-"""Texts from addresses, downloaded into the cache: whole or not at all, continued where they were cut.
+"""Download texts from addresses into the cache: complete or not at all, resumed where an attempt was cut off.
 
 Each address has a folder: `download.json` says what was fetched, the content stands in a file named by its
-SHA-256, and an attempt that was cut leaves `partial` and `partial.json` for the next one.
+SHA-256, and an attempt that was cut off leaves `partial` and `partial.json` for the next one.
 """
 
 import errno
@@ -27,32 +27,32 @@ T = TypeVar("T")
 Watch = Callable[[str, int, int | None], None]  # what is being done, how much of it is done, of how much
 
 WAITS = (1.0, 2.0, 4.0, 8.0)
-"""Seconds between attempts; after so many that bring little a download is given up."""
+"""Seconds before each retry; a download is given up once these have been used without much progress."""
 LITTLE = 1 << 20
-"""Bytes that an attempt must bring beyond all before it to be worth as many attempts again."""
+"""Bytes of progress after which all retries are granted again."""
 RECORDED_EVERY = 64 << 20
-"""Bytes after which the disk is waited for, and told how far a download is."""
+"""Bytes between syncs to the disk, each of which records the progress."""
 HASHED_WHOLE = 64 << 20
-"""Bytes up to which a kept copy is compared with its hash before each use; of a larger one the size."""
+"""Bytes up to which the hash of a cached copy is checked before each use; of a larger one only the size is."""
 MOST_FACTS = 1 << 20
 _FACTS, _PARTIAL, _BEGUN = "download.json", "partial", "partial.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Begun:
-    """A download that was begun: which version of what, so that it can be continued."""
+    """The state of an unfinished download, from which it can be resumed."""
 
-    address: str  # without what may be secret
+    address: str  # without secrets
     version: str | None
     size: int | None
-    synced: int  # bytes that the disk has for certain
+    synced: int  # bytes known to be on the disk
 
 
 @dataclass(frozen=True, kw_only=True)
 class Downloaded:
     """A text that was downloaded."""
 
-    address: str  # without what may be secret
+    address: str  # without secrets
     version: str | None
     size: int
     sha256: str
@@ -71,16 +71,16 @@ class Entry:
 
 
 class Downloader:
-    """Brings addresses into the cache."""
+    """Downloads addresses into the cache."""
 
     def __init__(
         self, watch: Watch = lambda what, done, of: None, *, asks: bool = True, verify: bool = False
     ) -> None:
-        """`asks`: whether the server of a kept copy is asked if it has changed; `verify`: check whole copies."""
+        """`asks`: ask the server whether a cached copy has changed. `verify`: check the hash of large copies too."""
         self._watch, self._asks, self._verify = watch, asks, verify
 
     def fetch(self, address: Address) -> str | None:
-        """Download what stands at an address, unless the kept copy still is that; a note for the user, if any.
+        """Download an address unless the cached copy is up to date. Return a note for the user, if any.
 
         Raises TextError where it cannot be read, ResourceError where the cache cannot keep it.
         """
@@ -99,7 +99,7 @@ class Downloader:
             ) from None
 
     def keeps(self, address: Address) -> bool:
-        """Whether a copy is there that will be used without asking."""
+        """Whether there is a cached copy that will be used without asking the server."""
         return not self._asks and _read(_folder(address.name), whole=False) is not None
 
     def _fetch(self, address: Address, folder: Path) -> str | None:
@@ -127,7 +127,7 @@ class Downloader:
     def _download(
         self, remote: RemoteFile, address: Address, folder: Path, kept: Downloaded | None
     ) -> str | None:
-        """Bring the file into the folder, after what an earlier attempt left there; a note, if any."""
+        """Download the file into the folder, resuming an earlier attempt. Return a note for the user, if any."""
         begun = _facts(folder / _BEGUN, Begun)
         with files.continuing(folder / _PARTIAL, 0 if begun is None else begun.synced) as file:
 
@@ -173,11 +173,11 @@ def receive(
     most: int | None = None,
     record: Callable[[Answer, int], None] = lambda answer, done: None,
 ) -> Answer | None:
-    """Write what a remote file has into `file`, after what that has of the `version` already; the last answer.
+    """Download a remote file into `file`, resuming after what it already has of `version`. Return the last answer.
 
-    None where `file` is empty and the remote file still is the version `kept`. An attempt that is cut is repeated
-    from where it was. `record` is told how much has been written: when an attempt begins, when it ends, and in
-    between. Raises NotReceived in the end, and for more than `most` bytes; OSError where nothing can be written.
+    None if `file` is empty and the remote file is still the version `kept`. An attempt that is cut off is resumed.
+    `record` is called with the bytes written when an attempt begins and ends, and in between. Raises NotReceived when
+    the retries are used up, and for more than `most` bytes; OSError where nothing can be written.
     """
     done = furthest = file.seek(0, os.SEEK_END)
     failures = 0
@@ -210,7 +210,7 @@ def _write(
     most: int | None,
     record: Callable[[Answer, int], None],
 ) -> None:
-    """Write what one answer brings. Raises NotReceived where it is cut, or more than `most` bytes."""
+    """Write the bytes of one answer. Raises NotReceived if it is cut off or has more than `most` bytes."""
     done = recorded = answer.start
     record(answer, done)
     try:
@@ -235,7 +235,7 @@ def _forget_partial(folder: Path) -> None:
 
 
 def local_path(name: str) -> str:
-    """Where the bytes of a file lie: the copy of an address in the cache, or the path itself.
+    """Return the path of a file's bytes: the cached copy of an address, or the path itself.
 
     Raises TextError where the copy is gone.
     """
@@ -251,7 +251,7 @@ def local_path(name: str) -> str:
 
 
 def entries() -> list[Entry]:
-    """The downloads in the cache, the last used first."""
+    """List the downloads in the cache, the last used first."""
     found = []
     for folder in _downloads().iterdir() if _downloads().is_dir() else ():
         kept = _facts(folder / _FACTS, Downloaded)
@@ -290,7 +290,7 @@ def _folder(name: str) -> Path:
 
 
 def _read(folder: Path, *, whole: bool) -> Downloaded | None:
-    """The copy that is kept there; None if there is none, or it is damaged."""
+    """Return the record of a folder's cached copy; None if that is missing or damaged."""
     kept = _facts(folder / _FACTS, Downloaded)
     if kept is None or not kept.sha256.isalnum():
         return None

@@ -1,4 +1,4 @@
-"""Blocks of text as arrays of code points: counted, kept for the second pass, and encoded as ids.
+"""Turn blocks of text into arrays of code points, count them, keep them for the second pass, and encode them as ids.
 
 Each array is as narrow as its block allows: a byte a character for ASCII, two bytes for the first plane of
 Unicode, four for the rest.
@@ -73,11 +73,11 @@ class TextCounter:
 class Spool:
     """Code points kept between the two passes over a text: in memory while they are few, else on disk.
 
-    ASCII that stands in a file as it is stays there, and is read again.
+    ASCII that a file contains unchanged is not copied, but read from that file again.
     """
 
     def __init__(self, folder: Path) -> None:
-        """`folder` is where many code points go. Nothing is left there afterwards."""
+        """`folder`: for the temporary file, of which nothing is left afterwards."""
         self._file = cast(BinaryIO, files.scratch(folder, in_memory=IN_MEMORY))
         self._end = 0
         self._runs: list[_Run] = []
@@ -86,7 +86,7 @@ class Spool:
         self.chars = 0
 
     def add(self, codes: Points, block: Block | None = None) -> None:
-        """Keep the code points of a block, which stand as they are at the origin of `block` if that has one.
+        """Keep code points; ASCII of a `block` with an origin is read from there again instead.
 
         Raises OSError where the disk has no room.
         """
@@ -127,7 +127,7 @@ class Spool:
             self._opened[1].close()
 
     def _source(self, path: str) -> BinaryIO:
-        """A file of the text, opened again; TextError if it has changed."""
+        """Open a file of the text again. Raises TextError if it has changed."""
         if self._opened is None or self._opened[0] != path:
             if self._opened is not None:
                 self._opened[1].close()
@@ -143,7 +143,7 @@ class Spool:
 
 @dataclass
 class _Run:
-    """Characters of one width that stand one after another."""
+    """Consecutive characters of one width in one file."""
 
     path: str | None  # None: the spool's own file
     offset: int
@@ -173,7 +173,7 @@ class Encoder:
         self._ascii = np.where(ids < 0, vocabulary.id_of_byte[:0x80], ids).astype(self.dtype)
 
     def length(self, counts: Counts) -> int:
-        """How many ids a part becomes in which each code point occurs so often."""
+        """Return how many ids a part becomes, given how often each code point occurs in it."""
         points = np.flatnonzero(counts)
         spelled = self._vocabulary.id_of_point[points] < 0
         return int((counts[points] * np.where(spelled, utf8_lengths(points), 1)).sum())

@@ -24,18 +24,18 @@ LEFT_OUT = "left_out"
 Span = tuple[int, int]  # the first symbol and the one after the last
 Spans = dict[str, list[Span]]  # of each part
 MOST_STRETCHES, STRETCH = 20, 20_000
-"""Blocks are held out from so many stretches of the text, or one of every so many symbols of a short one."""
+"""How many blocks are held out, spread over the text; in a short text one per STRETCH symbols."""
 GAP, GAP_SHARE = 512, 8
-"""Length of the gap beside a held-out block (the longest planned block_size), at most such a part of the block."""
+"""Symbols in the gap beside a held-out block (the longest planned block_size), at most 1/GAP_SHARE of the block."""
 MOST_SEARCHED = 1 << 22
-"""Symbols of an earlier held-out part that are searched for in a new text; of a longer one evenly spread pieces."""
+"""Symbols of an earlier held-out part that are searched for in a new text; a longer one is sampled evenly."""
 
 
 def split_tail(n: int, n_all: int, config: TextConfig) -> Spans:
     """Training, held-out and test part, one after another; with --val-file, what comes after n is held out."""
     val, test = config.val, config.test
     own = config.val_file is not None
-    n_seen = int(round(n * (1 - test), 6)) if test else n  # 1 - 0.05 - 0.05 is less than 0.9 to a machine
+    n_seen = int(round(n * (1 - test), 6)) if test else n  # since 1 - 0.05 - 0.05 < 0.9 in floating point
     n_train = n_seen if own else int(round(n * (1 - val - test), 6)) if test else int(n * (1 - val))
     held_out = (n, n_all) if own else (n_train, n_seen)
     return {"train": [(0, n_train)], "held_out": [held_out], "test": [(n_seen, n)], LEFT_OUT: []}
@@ -62,14 +62,14 @@ def split_blocks(n: int, config: TextConfig) -> Spans:
 
 
 class Split:
-    """The parts of a text in a spool, by the spans of each."""
+    """A split by position: the spans of each part of a text in a spool."""
 
     def __init__(self, spans: Spans) -> None:
         self.spans = spans
 
     @classmethod
     def of(cls, n: int, n_all: int, config: TextConfig) -> "Split":
-        """Split n symbols as configured, and the n_all - n of a held-out text of its own after them."""
+        """Split n symbols as configured; the n_all - n after them are a separate held-out text."""
         return cls(split_blocks(n, config) if config.split == "blocks" else split_tail(n, n_all, config))
 
     def codes(self, spool: Spool, part: str) -> Iterator[Points]:
@@ -79,16 +79,16 @@ class Split:
 
 
 class DocumentSplit:
-    """Whole documents, drawn by a hash of their text: equal documents get into one part, in a longer text too."""
+    """A split by whole documents, drawn by a hash of their text, so that equal ones are in one part even if the text grows."""
 
     def __init__(self, config: TextConfig) -> None:
         self._shares = (config.val, config.val + config.test)
         self._parts = bytearray()  # the part of each document, by its number in PARTS
-        self._sum = np.zeros(1, dtype=np.uint64)  # of the document that has not ended yet
+        self._sum = np.zeros(1, dtype=np.uint64)  # the hash so far of the document that has not ended yet
         self._length = 0  # and its length so far
 
     def add(self, codes: Points) -> None:
-        """Draw the documents of the next code points, with END_POINT where documents end."""
+        """Draw a part for each document in the next code points, which have END_POINT where documents end."""
         ends = np.flatnonzero(codes == END_POINT)
         starts = np.concatenate(([0], ends + 1))
         lengths = np.diff(starts, append=len(codes))
@@ -158,7 +158,7 @@ class EarlierText:
 
 
 class BeginsWith:
-    """Finds out block by block whether a text begins with an earlier one."""
+    """Checks block by block whether a text begins with an earlier one."""
 
     def __init__(self, earlier: EarlierText) -> None:
         self.earlier = earlier
@@ -180,9 +180,9 @@ class BeginsWith:
 def inherit_split(
     earlier: EarlierText, begins: bool, spool: Spool, n: int, config: TextConfig
 ) -> InheritedSplit:
-    """Split a text of n symbols, and those of a held-out text of its own after them.
+    """Split a text of n symbols, and a separate held-out text after them, without training on what was held out earlier.
 
-    If it begins with the earlier text, that keeps its parts, and the rest is split by itself. What the
+    If it begins with the earlier text, that keeps its parts, and only the rest is split anew. What the
     earlier run held out is left out of training wherever it occurs, in passages of PASSAGE symbols or more.
     """
     if earlier.inherited_split is not None:
@@ -201,7 +201,7 @@ def inherit_split(
 
 
 def _places(passages: Passages, blocks: Iterable[Points], start: int) -> Iterator[Span]:
-    """Where the passages stand in blocks of which the first begins at `start`, across ends of documents too."""
+    """Find the spans of the passages in blocks that begin at `start`; a passage may extend over ends of documents."""
     held: Points = np.empty(0, np.uint8)
     places = np.empty(0, np.int64)
     for codes in blocks:
@@ -217,7 +217,7 @@ def _places(passages: Passages, blocks: Iterable[Points], start: int) -> Iterato
 
 
 def _merged(spans: Iterable[Span]) -> list[Span]:
-    """Ascending spans with those joined that touch."""
+    """Join ascending spans that touch or overlap."""
     joined: list[Span] = []
     for start, end in spans:
         if joined and start <= joined[-1][1]:
@@ -228,7 +228,7 @@ def _merged(spans: Iterable[Span]) -> list[Span]:
 
 
 def _cut_out(spans: Sequence[Span], taken: Sequence[Span]) -> tuple[list[Span], list[Span]]:
-    """What is left of spans without those taken, and what they lose."""
+    """Remove the spans `taken` from `spans`. Return what is left, and what was removed."""
     kept, out = [], []
     for start, end in spans:
         at = start

@@ -1,4 +1,4 @@
-"""From what the user named to a corpus: files, or the manual bundled with Python if nothing is named."""
+"""Load a corpus from files, from texts in memory or, if nothing is named, from the manual bundled with Python."""
 
 import os
 import shlex
@@ -39,7 +39,7 @@ class Loaded:
     notes: tuple[str, ...]
     sources: tuple[
         str, ...
-    ]  # absolute paths, and addresses without what may be secret; none for the manual; `-` for standard input
+    ]  # absolute paths, addresses without secrets, `-` for standard input; none for the manual
     label: str
 
 
@@ -54,12 +54,12 @@ def load(
     asks: bool = True,
     texts: TextRows | None = None,
 ) -> Loaded:
-    """Read, split and encode files; or find in the cache what was read before and has not changed.
+    """Read, split and encode files, or reopen their cached corpus if they have not changed.
 
     `watch` is told the progress. With `verify` the files are read again, and all of the cached corpus is checked.
-    `earlier` is the text of the run that is fine-tuned. With a `scan` the files are read, of very long ones only
-    excerpts, and what that tells is put there. The server of an address is asked if it has changed since it was
-    downloaded, unless `asks` is false. `texts` in memory stand in place of standard input, "-". Raises TextError, UsageError and ResourceError.
+    `earlier` is the text of the run that is fine-tuned. With a `scan` the files are read (only excerpts of very long
+    ones) and the findings are put there. The server of an address is asked if it has changed since it was downloaded,
+    unless `asks` is false. `texts` in memory replace standard input, "-". Raises TextError, UsageError and ResourceError.
     """
     sources = tuple(map(absolute_name, names))
     label = " ".join(map(kept_name, names)) if names else manual_name()
@@ -113,7 +113,7 @@ def run_name(names: Sequence[str]) -> str:
 
 
 def absolute_name(name: str) -> str:
-    """The name under which a run keeps a text, wherever it is resumed: an absolute path, an address, or `-`."""
+    """Return the name by which a run finds a text from any folder: an absolute path, an address, or `-`."""
     return kept_name(name) if name == STDIN or is_address(name) else str(Path(name).absolute())
 
 
@@ -125,7 +125,7 @@ class _Files:
     ) -> None:
         self._config, self._watch, self._scan, self._downloader = config, watch, scan, downloader
         self.notes: list[Note] = []
-        self.boilerplate: list[Boilerplate] = []  # of the text, and of a held-out text of its own
+        self.boilerplate: list[Boilerplate] = []  # of the text, and of a separate held-out text
         self._total: int | None = 0  # bytes of all files, if known
         self._read = 0
 
@@ -135,7 +135,7 @@ class _Files:
         include: Sequence[str] | None = None,
         exclude: Sequence[str] | None = None,
     ) -> list[str]:
-        """The paths that names stand for."""
+        """Find the paths that names stand for."""
         config = self._config
         paths, notes = find_files(
             names, include, exclude, config.encoding, field=config.field, downloader=self._downloader
@@ -151,7 +151,7 @@ class _Files:
         return paths
 
     def blocks(self, paths: Sequence[str], inherited: Sequence[str] = ()) -> Iterator[Block]:
-        """Their text; `inherited` is as in FileReader. Raises TextError if there is none."""
+        """Yield the text of files; `inherited` is as in FileReader. Raises TextError if there is none."""
         any_text, joiner, boilerplate = False, FileJoiner(), Boilerplate()
         self.boilerplate.append(boilerplate)
         excerpted = self._scan is not None and self._scan.partial
@@ -191,7 +191,7 @@ class _Files:
             raise no_text(paths)
 
     def rows(self, texts: TextRows) -> Iterator[Block]:
-        """Texts in memory."""
+        """Yield texts in memory."""
         self.boilerplate.append(Boilerplate())
         for block in texts.blocks(self.boilerplate[-1]):
             self._count(len(block.utf8))

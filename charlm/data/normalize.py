@@ -1,4 +1,4 @@
-"""Text changed on request, before anything else sees it: newlines, case, Unicode normal form, spaces, look-alikes."""
+"""Normalize text on request, before anything else sees it: newlines, case, Unicode normal form, spaces, look-alikes."""
 
 import re
 import unicodedata
@@ -15,7 +15,7 @@ from charlm.data.tokenizer import Vocabulary
 LONGEST = 1 << 22
 """Characters that are held until there is a safe place to cut; longer texts without one are cut anywhere."""
 LONG_ROW = 64
-"""Combining marks in a row from which they are sorted here."""
+"""Combining marks in a row above which `normal_form` sorts them itself."""
 LOOKALIKES = (
     "'\u2019\u2018\u02bc\u2032\u00b4`\uff07",
     '"\u201d\u201c\u201e\u201f\u2033\u00ab\u00bb\uff02',
@@ -67,7 +67,7 @@ def _sorted_marks(marks: str, form: str) -> str:
 
 @cache
 def _rows_of_marks(form: str) -> re.Pattern[str]:
-    """Many characters in a row that are combining marks, or decompose into some."""
+    """Return a pattern of many characters in a row that are combining marks, or decompose into some."""
     marks = []
     for char in map(chr, range(0x300, 0x110000)):
         first = unicodedata.normalize(form, char)[0] if unicodedata.decomposition(char) else char  # type: ignore[arg-type]
@@ -100,7 +100,7 @@ def normalize_blocks(blocks: Iterable[Block], config: TextConfig) -> Iterator[Bl
 
 
 def _last_cut(text: str) -> int:
-    """The last place where a text can be cut in two; 0 where there is none, and it is not too long."""
+    """Find the last place where a text can be cut; 0 if there is none, or the end of a text that is too long to hold."""
     searched = _SEARCHED
     while True:
         start = max(0, len(text) - searched)

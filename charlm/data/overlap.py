@@ -31,7 +31,7 @@ class Passages:
         self._maybe[_short(self.there)] = True
 
     def find(self, hashes: Hashes) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Which of the hashes are those of a passage, (N,) ascending, and the place of each in `there`, (N,)."""
+        """Return which of the hashes are in the set, (N,) ascending, and the index of each in `there`, (N,)."""
         starts = np.flatnonzero(self._maybe[_short(hashes)])
         at = np.searchsorted(self.there, hashes[starts])
         same = self.there[at.clip(max=len(self.there) - 1)] == hashes[starts]
@@ -46,12 +46,12 @@ class Passages:
 
 
 def hashes_of(symbols: Symbols, of: int = PASSAGE) -> Hashes:
-    """A hash of each passage of so many symbols, rounded up to a power of two."""
+    """Hash each passage of `of` symbols, rounded up to a power of two."""
     return next(found for length, found in doubled_hashes(symbols) if length >= of)
 
 
 def doubled_hashes(symbols: Symbols) -> Iterator[tuple[int, Hashes]]:
-    """A hash of each passage of 1, 2, 4, ... symbols: powers of a multiplier times symbols, doubled again and again."""
+    """Yield the lengths 1, 2, 4, ... with the hashes of all passages of each, computed from those of half the length."""
     found = (symbols.astype(np.uint64) + np.uint64(1)) * MULTIPLIER
     power, length = MULTIPLIER, 1
     while True:
@@ -68,7 +68,7 @@ def _short(found: Hashes) -> Hashes:
 
 AT_ONCE = 1 << 20
 MOST_COMPARED = 2 << 20
-"""Symbols of a training part up to which every passage is looked for; of longer ones, samples."""
+"""Symbols up to which a training part is searched for every passage; a longer one is sampled."""
 PIECE, MOST_READ, MOST_WANTED = 1 << 18, 1 << 24, 1 << 22
 ANCHOR, ONE_IN = 8, 32
 
@@ -79,7 +79,7 @@ class Overlap:
 
     symbols: int
     of_symbols: int  # or of the passages that were sampled
-    read: float = 1.0  # how much of the training part was looked at
+    read: float = 1.0  # the share of the training part that was read
     sampled: bool = False
 
     @property
@@ -109,19 +109,19 @@ def about_overlap(parts: Sequence[Overlap], unit: str) -> str | None:
 
 
 def overlap(train: TextIds, text: TextIds) -> Overlap:
-    """How much of `text` stands in `train`: exact where that is short, else by samples in bounded time."""
+    """Measure how much of `text` occurs in `train`: exactly where that is short, else by samples in bounded time."""
     return (overlap_of_all if len(train) <= MOST_COMPARED else overlap_of_samples)(train, text)
 
 
 def overlap_of_samples(
     train: TextIds, text: TextIds, ends: tuple[int | None, int | None] = (None, None)
 ) -> Overlap:
-    """Of the passages of `text` that begin with an anchor, how many occur in `train`.
+    """Estimate how much of `text` occurs in `train` by its passages that begin with an anchor.
 
     Whether a passage is sampled depends on its first ANCHOR ids only, by a hash of which one in ONE_IN
-    is an anchor: the same passages are sampled on both sides (Manber 1994, USENIX Winter). Of either
-    side evenly spread pieces are read, so what is found is a lower bound where those are not all. `ends`: ids of
-    each side that are passed over, the ends of documents.
+    is an anchor: the same passages are sampled on both sides (Manber 1994, USENIX Winter). Both sides are read
+    in evenly spread pieces; where these are not all, the result is a lower bound. `ends`: the id of each side
+    that ends a document, which is skipped.
     """
     wanted = [sampled_hashes(piece) for piece in spread_pieces(text, MOST_WANTED, ends[1])]
     passages, pieces = Passages(wanted), list(spread_pieces(train, MOST_READ, ends[0]))
@@ -132,9 +132,9 @@ def overlap_of_samples(
 
 
 def spread_pieces(ids: TextIds, most: int, end: int | None = None) -> Iterator[Ids]:
-    """All of the ids in pieces of PIECE, or as many evenly spread ones as make `most`, each with what its last passage needs.
+    """Yield the ids in pieces of PIECE, or evenly spread pieces of `most` ids in all, each extended for its last passage.
 
-    Without the id `end`, if it is given.
+    The id `end` is left out, if it is given.
     """
     there = -(-len(ids) // PIECE)
     chosen = np.linspace(0, there - 1, min(there, most // PIECE)).round().astype(int) if there else ()
@@ -169,7 +169,7 @@ def overlap_of_all(train: TextIds, text: TextIds) -> Overlap:
 
 
 def covered(starts: NDArray[np.intp], length: int, n: int) -> NDArray[np.bool_]:
-    """Which of n symbols are in one of the passages of so many symbols that begin at `starts`: (n,)."""
+    """Return which of n symbols are in one of the passages of `length` symbols that begin at `starts`: (n,)."""
     edges = np.zeros(n + 1, dtype=np.int64)
     np.add.at(edges, starts, 1)
     np.add.at(edges, starts + length, -1)

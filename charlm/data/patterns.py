@@ -25,9 +25,10 @@ def parts_match(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
 
 def matcher(pattern: str) -> Callable[[str, str, str], bool]:
-    """A function that tells whether a pattern of --include or --exclude matches a file, by its name, its path below the folder, and its path.
+    """Return a test of whether a pattern of --include or --exclude matches a file.
 
-    A pattern without a slash is matched with names, another with paths: below the folder, or from here.
+    It takes the name of the file, its path below the folder, and its path. A pattern without a slash is matched with the
+    name, another with the paths: below the folder, or from the working folder.
     """
     plain = pattern.replace(os.sep, "/").rstrip("/") or pattern
     if "/" not in plain:
@@ -43,7 +44,7 @@ def matcher(pattern: str) -> Callable[[str, str, str], bool]:
 
 
 def _regex(pattern: str) -> Callable[[str], object]:
-    """A function that matches as fnmatch does, except that `**/` also stands for no folder at all."""
+    """Compile a pattern as fnmatch does, except that `**/` also stands for no folder at all."""
     translated = [fnmatch.translate(part) for part in _with_slashes(pattern).split("**/")]
     parts = [each.removeprefix("(?s:").rpartition(")")[0] for each in translated]
     return re.compile("(?s:" + "(?:.*/)?".join(parts) + ")").fullmatch

@@ -1,4 +1,4 @@
-"""Text to corpus in two passes over its blocks: one counts and keeps the characters, one encodes them.
+"""Turn a text into a corpus in two passes: the first counts and keeps the characters, the second encodes them.
 
 Between the passes the characters wait in a spool, so memory does not grow with the text.
 """
@@ -38,7 +38,7 @@ def unwatched(what: str, done: int, total: int | None) -> None:
 def prepare(
     text: str, config: TextConfig, val_text: str | None = None, earlier: EarlierText | None = None
 ) -> Corpus:
-    """The corpus of a text in memory. Raises as `CorpusBuilder.build`."""
+    """Build the corpus of a text in memory. Raises as `CorpusBuilder.build`."""
     main, val = (
         None if part is None else split_documents(normalize_blocks([Block.of(part)], config), config)
         for part in (text, val_text)
@@ -61,20 +61,20 @@ class CorpusBuilder:
         """`label` names the text in the cache; `watch` is told the progress of encoding.
 
         `earlier`: the text of the run that is fine-tuned, whose symbols and split are kept. `observe` is given the
-        code points of the text, in order, in blocks, but not those of a held-out text of its own.
+        code points of the text, in order, in blocks, but not those of a separate held-out text.
         """
         self._config, self._label, self._watch, self._observe = config, label, watch, observe
         self._counter, self._marker = TextCounter(), EndMarker()
         self._documents = DocumentSplit(config) if config.split == "documents" else None
         self._begins = None if earlier is None else BeginsWith(earlier)
-        self._n = 0  # symbols of the text without a held-out text of its own
+        self._n = 0  # symbols of the text, without a separate held-out text
         self.marks: TextMarks | None = None  # once the text is read, if it is not empty
         self.counts: Counts = np.zeros(0, np.int64)  # of each code point, once the text is read
 
     def build(
         self, blocks: Iterable[Block], val_blocks: Iterable[Block] | None = None, *, verify: bool = False
     ) -> Corpus:
-        """Read a text and encode it into the cache, or find it there. With `verify` what is there is checked whole.
+        """Read a text and encode it into the cache, or reopen it there. With `verify` all of a cached corpus is checked.
 
         If the cache cannot be written, a text that fits into memory is held there. Raises TextError for a text
         too short to learn from, ResourceError if the disk is full.
@@ -95,7 +95,7 @@ class CorpusBuilder:
             return reopen(key, whole=verify) or self._encode(key, sha256, spool)
 
     def _read(self, blocks: Iterable[Block], spool: Spool, *, main: bool) -> str:
-        """The first pass, over the `main` text or the held-out text of its own; the text's SHA-256."""
+        """Make the first pass over the `main` text or the separate held-out text. Return its SHA-256."""
         digest = hashlib.sha256()
         for block in blocks:
             codes = self._marker.mark(block)
@@ -129,7 +129,7 @@ class CorpusBuilder:
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
 
     def _encode(self, key: str, sha256: str, spool: Spool) -> Corpus:
-        """The second pass: encode the parts and store them."""
+        """Make the second pass: encode the parts and store them."""
         inherited = None
         if self._documents is not None:
             split: Split | DocumentSplit = self._documents

@@ -1,4 +1,4 @@
-"""From names to strict text, the one way for training, evaluation and prompts.
+"""Read the texts that names stand for, in the same way for training, evaluation and prompts.
 
 names -> files (sources, downloads, archives) -> bytes (stream) -> text (decoding) -> a field of its records
 (records), or at once a column of a table (columns) -> without boilerplate (boilerplate) -> normalized (normalize) -> document ends (documents)
@@ -80,7 +80,7 @@ def open_texts(
     encoding: str | None = None,
     field: str | None = None,
 ) -> tuple[list["FileReader"], list[Note]]:
-    """The files that `names` stand for, to be read as a run with these settings reads its own text, and notes on them.
+    """Open the files that `names` stand for, to be read as a run with these settings reads its own text. Return notes too.
 
     An `encoding` or a `field` given here holds for every file. Those of the run hold for the files that they
     fit: valid UTF-8 is read as UTF-8, a file without records as plain text, and a note says so. Raises
@@ -168,8 +168,8 @@ class FileReader:
     ) -> Iterator[Block]:
         """Yield the text. Raises TextError if it cannot be read by these settings.
 
-        `joiner` keeps its first line apart from the file before; `boilerplate` counts Project Gutenberg's, of which
-        a note says otherwise how much was left out.
+        `joiner` keeps its first line apart from the file before. `boilerplate` counts Project Gutenberg's; without it, a
+        note says how much was left out.
         """
         found = boilerplate or Boilerplate()
         pieces = self.stream.pieces()
@@ -190,7 +190,7 @@ class FileReader:
             self._notes.append(f"{left_out}, as in the run's text")
 
     def _column(self, form: str) -> Iterator[Block]:
-        """The text of a column."""
+        """Yield the text of a column of a Parquet or Arrow file."""
         if self._inherits_field and self._config.field is not None:
             self._notes.append(f"read only in its column {one_line(self._config.field)}, like the run's text")
         texts = ColumnReader(self._local, form, self._config.field, self._label).texts()
@@ -203,7 +203,7 @@ class FileReader:
         return self._excerpt.beginning(blocks) if self._excerpt else blocks
 
     def _field(self, blocks: Iterator[Block]) -> Iterable[Block]:
-        """The text of the field of every record, or all text of a file without a field to read."""
+        """Yield the text of the field of every record, or all text of a file without a field to read."""
         first = next(blocks, None)
         if first is None:
             return ()

@@ -1,4 +1,4 @@
-"""One field of the records in JSON Lines, a JSON array, CSV or TSV, as text: each value followed by a newline."""
+"""Read one field of the records in JSON Lines, a JSON array, CSV or TSV as text, each value followed by a newline."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ from charlm.errors import TextError
 from charlm.terminal import one_line
 
 LONGEST_CELL = 1 << 25
-"""Characters of one cell, or of one element of a JSON array: so much is held to find its end."""
+"""Longest cell or JSON value, in characters: how much is held while its end is sought."""
 LONGEST_LINE = 1 << 27
 BEGINNING = 1 << 16
 """Characters that decide the format of a file."""
@@ -94,7 +94,7 @@ def format_of(path: str, begin: str, field: str = "") -> Format | None:
 
 
 def field_names(path: str, begin: str) -> list[str] | None:
-    """The fields with text in a file of records that begins so; None for plain text."""
+    """Return the fields in a file of records that begins with `begin`; None for plain text."""
     form = format_of(path, begin)
     if form is None:
         return None
@@ -102,7 +102,7 @@ def field_names(path: str, begin: str) -> list[str] | None:
 
 
 def list_fields(names: Iterable[str]) -> str:
-    """Names of fields, as a message shows them."""
+    """List names of fields for a message."""
     every = list(names)
     more = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
     return ", ".join(map(one_line, every[:SHOWN])) + more or "none"
@@ -139,7 +139,7 @@ def _text_fields(record: dict[str, Any]) -> list[str]:
 
 
 def record_blocks(texts: Iterable[str], *, apart: bool) -> Iterator[Block]:
-    """The texts of records in blocks, a newline after each; each a document if `apart`."""
+    """Pack the texts of records into blocks, a newline after each; with `apart` each is a document."""
     held: list[str] = []
     size = 0
     for text in chain(texts, [None]):
@@ -184,7 +184,7 @@ class RecordReader:
         return record_blocks(map(self._whole, texts), apart=apart)
 
     def _whole(self, text: str) -> str:
-        """The text, if it has no half characters."""
+        """Return the text. Raises TextError if it has a lone surrogate."""
         at = first_surrogate(text)
         if at is not None:
             raise self._wrong(f"has half a character in {one_line(self._field)} (U+{ord(text[at]):04X})")
@@ -203,7 +203,7 @@ class RecordReader:
             yield line
 
     def _json_texts(self, blocks: Iterable[Block]) -> Iterator[str]:
-        """The field of JSON objects: one a line, one after another, or the elements of an array."""
+        """Yield the field of JSON objects that come one a line, one after another, or in an array."""
         decoder, held, needed = json.JSONDecoder(), "", 0
         is_array = is_closed = False
         for block in chain(blocks, [None]):
@@ -235,12 +235,12 @@ class RecordReader:
                 yield self._value(record)
                 self._line, at = self._line + held.count("\n", at, end), end
             held = held[at:]
-            needed = 2 * len(held)  # decoded anew only once it is twice as long: linear in all
+            needed = 2 * len(held)  # tried again only once it is twice as long, which keeps the total linear
         if is_array and not is_closed:
             raise self._wrong("is the last one of a JSON array that does not end; get the whole file again")
 
     def _value(self, record: Any) -> str:
-        """The field of a JSON record."""
+        """Return the field of a JSON record. Raises TextError if it has none, or no text there."""
         if not isinstance(record, dict):
             raise self._wrong("is not a JSON object; --field names one of an object's values")
         text = record.get(self._field)
@@ -260,7 +260,7 @@ class RecordReader:
         )
 
     def _cells(self, lines: Iterator[str]) -> Iterator[str]:
-        """The field's column of a table."""
+        """Yield the cells of the field's column in a table."""
         form, name = self._form, one_line(self._field)
         rows = form.rows(self._watched(lines))
         header = self._next_row(rows) or []

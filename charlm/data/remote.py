@@ -1,4 +1,4 @@
-"""Files on other machines, read once from any place on: of web servers by Python's own client, of stores by fsspec.
+"""Read remote files from any byte on: those of web servers with Python's own client, those of stores with fsspec.
 
 This is the only module that opens a connection, and only to the address that was named.
 """
@@ -27,11 +27,11 @@ TIMEOUT = 30.0
 LIBRARIES = {"s3": "s3fs", "gcs": "gcsfs", "hf": "huggingface_hub"}
 """The package of each extra."""
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
-"""Answers of a server that may be another a moment later."""
+"""HTTP status codes after which another attempt may succeed."""
 
 
 class NotReceived(Exception):  # noqa: N818  part of a sentence to the user
-    """An attempt that failed; another one may succeed if it was `passing`."""
+    """A failed attempt; another one may succeed if it was `passing`."""
 
     def __init__(self, why: str, *, passing: bool) -> None:
         super().__init__(one_line(without_secrets(why)))
@@ -40,7 +40,7 @@ class NotReceived(Exception):  # noqa: N818  part of a sentence to the user
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a file has from the byte `start` on."""
+    """The content of a file from the byte `start` on."""
 
     start: int
     size: int | None  # of the whole file, in bytes, where that is known
@@ -52,9 +52,9 @@ class RemoteFile(Protocol):
     """A file that is read over a connection."""
 
     def open(self, start: int, version: str | None) -> Answer | None:
-        """What the file has from `start` on, or all of it if it no longer is that version or cannot be read from there.
+        """Read the file from `start` on, or all of it if it is no longer that version or cannot be read from there.
 
-        None if `start` is 0 and the file still is that version. Raises NotReceived, as do the pieces.
+        None if `start` is 0 and the file still is that version. Raises NotReceived, as does reading the pieces.
         """
         ...
 
@@ -138,7 +138,7 @@ class WebFile:
                 raise self._broken(error) from None
 
     def _broken(self, error: Exception) -> NotReceived:
-        """What to say of a connection that failed, naming the proxy that the environment names, without its password."""
+        """Describe a failed connection, with the proxy that the environment sets, without its password."""
         from urllib.request import getproxies, proxy_bypass
 
         reason = str(getattr(error, "reason", None) or error) or type(error).__name__
@@ -163,7 +163,7 @@ def _length(headers: "HTTPMessage") -> int | None:
 
 
 def _total(headers: "HTTPMessage", start: int) -> int | None:
-    """The size of the whole file, by the header of a part of it that begins at `start`; None for another part."""
+    """Return the size of the whole file from the header of its part from `start` to the end; None for another part."""
     span, _, total = headers.get("Content-Range", "").strip().removeprefix("bytes ").partition("/")
     first, _, last = span.partition("-")
     if not all(n.isascii() and n.isdecimal() and len(n) < 19 for n in (first, last, total)):
@@ -221,7 +221,7 @@ class StoreFile:
         return Answer(start=start, size=size, version=found, pieces=self._pieces(start, found))
 
     def _state(self) -> tuple[str, int]:
-        """What tells the version of the file, and its size, asked anew."""
+        """Ask for the file's version and size, past any cache."""
         try:
             self._system.invalidate_cache()
             info = self._system.info(self._path)
@@ -243,8 +243,8 @@ class StoreFile:
 
 
 def store_of(address: Address) -> Any:
-    """The file system of fsspec that an address belongs to. Raises TextError where its library is missing."""
-    for name in ("fsspec", "gcsfs", "s3fs", "huggingface_hub"):  # what they log is said in one sentence
+    """Return the fsspec file system of an address. Raises TextError where its library is missing."""
+    for name in ("fsspec", "gcsfs", "s3fs", "huggingface_hub"):  # our error says it in one sentence
         logging.getLogger(name).addHandler(logging.NullHandler())
     try:
         import fsspec
@@ -261,7 +261,7 @@ def store_of(address: Address) -> Any:
 
 
 def of_store(error: Exception) -> NotReceived:
-    """What to say of an error that the library of a store raised."""
+    """Turn an error that the library of a store raised into a NotReceived."""
     if isinstance(error, NotReceived):
         return error
     status = getattr(getattr(error, "response", None), "status_code", None)

@@ -1,4 +1,4 @@
-"""Text segmentation: characters, words and lines of a text, of which only a part may be known yet.
+"""Segment a text into characters, words or lines, also while only its beginning is known, as in streaming.
 
 Words are what stands between white space, or what Unicode's word boundaries delimit (Unicode Standard Annex 29).
 """
@@ -9,7 +9,7 @@ from functools import cache
 from typing import NamedTuple
 
 LONGEST_WORD = 1 << 16
-"""Characters from which a word, or white space in a row, is cut; this bounds the memory."""
+"""Longest word or run of white space, in characters; a longer one is cut, which bounds the memory."""
 LONGEST_LINE = 1 << 20
 """Characters of a line that may be held in memory."""
 _UNDECIDED = 2
@@ -27,14 +27,13 @@ class Span(NamedTuple):
 
 
 Segmenter = Callable[[str, bool], list[Span]]
-"""Finds the units that a text begins with. Where it is not the whole rest, those that what follows may change are left
-out."""
+"""Finds the units in a text; unless it is said to be all of the rest, leaves out units that more text may change."""
 
 
 def segmenter(by: str, words: str, space: str) -> Segmenter:
-    """What finds units `by` char, line or word. `words`: unicode or whitespace.
+    """Return the segmenter into units `by` char, line or word. `words`: unicode or whitespace.
 
-    `space`: a word comes with the white space `before` it, else with that after it.
+    `space`: whether a word includes the white space `before` it, or that after it.
     """
     if by == "char":
         return characters
@@ -68,13 +67,13 @@ def lines(text: str, is_all: bool) -> list[Span]:
 
 
 def whitespace_tokens(text: str, is_all: bool) -> list[int]:
-    """Where runs of white space and of other characters end."""
+    """Return where runs of white space and of other characters end."""
     ends = [match.end() for match in _BETWEEN_SPACES.finditer(text)]
     return ends if is_all else ends[:-1]
 
 
 def unicode_tokens(text: str, is_all: bool) -> list[int]:
-    """Where words, punctuation and white space end by Unicode's word boundaries."""
+    """Return where words, punctuation and white space end by Unicode's word boundaries."""
     ends, begin = [], 0
     while begin < len(text):  # again only after a cut, which is a beginning of text
         last = begin
@@ -99,7 +98,7 @@ def _unicode_token() -> "re.Pattern[str]":
 
 
 def _unicode_boundaries(text: str, begin: int) -> Iterator[int]:
-    """Where Unicode's tokens end in the text from `begin` on, as if nothing stood before."""
+    """Yield where Unicode's tokens end in the text from `begin` on, as if nothing stood before."""
     rest = text[begin:] if begin else text
     return (begin + match.end() for match in _unicode_token().finditer(rest))
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from charlm import files
 
 SHARD_CHARS = 1 << 32
-"""Symbols of a shard at most: 4 GB where an id is a byte."""
+"""Most symbols in a shard: 4 GB where an id is a byte."""
 CHECKED_WHOLE = 64 << 20
-"""Bytes of a part up to which all are checked before each use; of more, samples."""
+"""Bytes of a part up to which the checksum of all is checked before each use; of a longer one, that of samples."""
 _SAMPLES, _SAMPLE = 64, 1 << 16
 _FEWEST_SAMPLES = 2  # of a shard: its first ids and its last
 
@@ -27,10 +27,10 @@ Index = NDArray[np.int64]
 
 
 class Shards:
-    """Ids (n,) that lie in several arrays, to be read by slices and by arrays of places."""
+    """Several arrays of ids, read as one array (n,): by slices and by arrays of indices."""
 
     def __init__(self, arrays: Sequence[Ids], table: Ids | None = None) -> None:
-        """`arrays`: of one type, one after another. `table`: what each id becomes when it is read."""
+        """`arrays`: the shards in order, of one type. `table`: maps ids when they are read."""
         self._arrays, self._table = arrays, table
         self._ends = list(accumulate(map(len, arrays)))
         self._begins = [0, *self._ends[:-1]]
@@ -40,19 +40,19 @@ class Shards:
         return self._ends[-1]
 
     def __getitem__(self, at: slice | Index) -> Ids:
-        """The ids of a slice, a view where it lies in one shard; or those at places, in their shape."""
+        """Return the ids of a slice (a view where it lies in one shard and no table is set) or at indices, in their shape."""
         found = self._slice(at) if isinstance(at, slice) else self._take(at)
         return found if self._table is None else self._table[found]
 
     def translated(self, table: Ids) -> "Shards":
-        """The same with each id replaced by its entry of a table, when it is read."""
+        """Return the same ids, each replaced by its entry in `table` when it is read."""
         assert self._table is None
         return Shards(self._arrays, table)
 
     def windows(self, starts: Index, stops: Index) -> Iterator[tuple[Index, Ids, int]]:
-        """Arrays that hold windows from `starts` to `stops` (B,) as far as the text reaches.
+        """Yield arrays that contain the windows from `starts` to `stops`, (B,), as far as the text reaches.
 
-        Yields the numbers of the windows that an array holds, the array, and where in the text it begins.
+        Each comes after the numbers of the windows it contains, and before its position in the text.
         """
         starts = starts.clip(0, len(self) - 1)
         stops = stops.clip(starts + 1, len(self))
@@ -97,7 +97,7 @@ TextIds = Ids | Shards
 
 @dataclass(frozen=True)
 class Part:
-    """Ids to write: how many, their type, and the pieces they come in, made anew each time."""
+    """Ids to write: how many, their type, and a function that yields them in pieces."""
 
     n: int
     dtype: "np.dtype[Any]"
@@ -105,13 +105,13 @@ class Part:
 
     @property
     def shards(self) -> list[int]:
-        """The symbols of each shard."""
+        """The number of symbols in each shard."""
         return [min(SHARD_CHARS, self.n - start) for start in range(0, max(1, self.n), SHARD_CHARS)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """What the index says of a shard: how many symbols it has, and checksums of all of them and of samples."""
+    """A shard's entry in the index: its number of symbols, and checksums of all of them and of samples."""
 
     symbols: int | None = None  # None: the only shard of a part that charlm wrote before it had shards
     crc: int
@@ -121,7 +121,7 @@ class Shard:
 def write_part(folder: Path, name: str, part: Part, *, synced: bool) -> list[Shard]:
     """Write the shards of a part and return their index. Raises OSError.
 
-    The disk has each shard before the next one is begun, if they are `synced`.
+    With `synced`, each shard is synced to the disk before the next one is begun.
     """
     index, pieces, lengths = list[Shard](), iter(part.pieces()), part.shards
     piece: Ids = np.empty(0, part.dtype)
@@ -146,7 +146,7 @@ def write_part(folder: Path, name: str, part: Part, *, synced: bool) -> list[Sha
 
 
 def read_part(folder: Path, name: str, index: Sequence[Shard], *, whole: bool) -> TextIds:
-    """The ids of a part, memory-mapped. ValueError or OSError for what is damaged or missing.
+    """Memory-map the ids of a part. Raises ValueError or OSError for what is damaged or missing.
 
     With `whole` every id is checked, however many there are.
     """
@@ -177,7 +177,7 @@ def _crc(ids: Ids) -> int:
 
 
 def _sampled(ids: Ids, n_shards: int) -> int:
-    """The CRC-32 of samples spread evenly, the first and the last ids among them; of many shards each has fewer."""
+    """Return the CRC-32 of evenly spread samples, including the first and the last ids; fewer each if shards are many."""
     samples = max(_FEWEST_SAMPLES, _SAMPLES // n_shards)
     crc = 0
     for start in np.linspace(0, max(0, len(ids) - _SAMPLE), samples).astype(int).tolist():
@@ -190,7 +190,7 @@ def _map(path: Path) -> Ids:
         raise ValueError(f"{path} is not a regular file")
     try:
         ids: Ids = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (SyntaxError, TokenError, EOFError):  # so NumPy says that a header is damaged, or not there
+    except (SyntaxError, TokenError, EOFError):  # what NumPy raises for a damaged or missing header
         raise ValueError(f"{path} has no header") from None
     if ids.ndim != 1 or ids.dtype.kind != "u":
         raise ValueError(f"{path} holds no ids")

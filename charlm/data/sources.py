@@ -1,4 +1,4 @@
-"""From names to files: files, folders, patterns, archives, addresses, standard input, or nothing for Python's manual."""
+"""Find the files that names stand for: files, folders, patterns, archives, addresses, standard input; or Python's manual."""
 
 import errno
 import glob
@@ -71,7 +71,7 @@ def find_files(
     `field`, Parquet and Arrow files count as text.
 
     An address is downloaded into the cache by `downloader`; `local_path` tells where its copy is. In a store it may
-    also be a folder or a pattern. It is returned without what may be secret. An archive is one file here;
+    also be a folder or a pattern. It is returned without secrets. An archive is one file here;
     `find_members` finds those in it.
 
     Raises UsageError if nothing is named or a pattern has no effect, TextError for what does not exist or
@@ -98,9 +98,9 @@ def find_members(
     exclude: Sequence[str] | None = None,
     encoding: str | None = None,
 ) -> tuple[list[tuple[str, Member]], list[Note]] | None:
-    """The text files in an archive, each with its name, chosen and sorted as in a folder, and notes; None for no archive.
+    """Find the text files in an archive by name, chosen and sorted as in a folder, and notes; None if it is no archive.
 
-    Raises TextError for what is damaged, would expand to too much, or contains no text.
+    Raises TextError for one that is damaged, over the zip bomb limit, or without text.
     """
     local = path if path == STDIN else local_path(path)
     if path == STDIN or not is_archive(local, label_of(path)):
@@ -123,7 +123,7 @@ def may_hold_files(name: str) -> bool:
 
 
 def grouped(notes: Sequence[Note]) -> list[str]:
-    """Notes on files as sentences, one for all files with the same note."""
+    """Turn notes on files into sentences, one for all files with the same note."""
     files: dict[str, list[str]] = {}
     for name, note in notes:
         files.setdefault(note, []).append("standard input" if name == STDIN else name)
@@ -136,9 +136,9 @@ def grouped(notes: Sequence[Note]) -> list[str]:
 def describe(
     names: Sequence[str], include: Sequence[str] | None = None, exclude: Sequence[str] | None = None
 ) -> str:
-    """What is about to be read, such as "3 files in poems/ (240 kB)"; the names alone if they cannot be found."""
+    """Describe what is about to be read, such as "3 files in poems/ (240 kB)"; give the names if they cannot be found."""
     try:
-        if any(map(is_address, names)):  # which are not asked for that
+        if any(map(is_address, names)):  # a description is not worth a connection
             return one_line(", ".join(map(kept_name, names)))
         paths = find_files(names, include, exclude)[0]
         sizes = [os.stat(path).st_size for path in paths if path != STDIN]
@@ -162,7 +162,7 @@ def suffix_of(path: str) -> str:
 
 
 def natural_key(name: str) -> str:
-    """A sort key that orders runs of digits as numbers, where digits stand."""
+    """Return a sort key that orders runs of digits as numbers."""
     return _DIGITS.sub(_number_key, name)
 
 
@@ -270,7 +270,7 @@ class _Search:
         return True
 
     def _matched(self, path: str, root: str) -> set[str]:
-        """The patterns that a path below the folder `root` matches, or a folder between them."""
+        """Return the patterns that match a path below the folder `root`, or a folder between the two."""
         matched, root = set[str](), root.rstrip("/" + os.sep) or root
         while path and path != root:
             matched |= self._matched_alone(path, root)
@@ -344,11 +344,11 @@ class _Search:
         return kind is not None
 
     def _texts(self, paths: list[str], *, archives: bool) -> list[str]:
-        """Those that may be text by their first bytes, or `archives` of it; a note names the others."""
+        """Return the files that may be text by their first bytes, or archives if `archives`; note the others."""
         return self._without_binary({path: _head(path) for path in paths}, archives=archives)
 
     def _without_binary(self, heads: dict[str, bytes], *, archives: bool = False) -> list[str]:
-        """The names of those that may be text, of files that begin so."""
+        """Return the names of the files that may be text, given how each begins; note the others."""
         kinds = {path: self._binary_kind(path, head, archives) for path, head in heads.items()}
         binary = {path: kind for path, kind in kinds.items() if kind is not None}
         self._binary += binary
@@ -356,7 +356,7 @@ class _Search:
         return [path for path in heads if path not in binary]
 
     def _binary_kind(self, path: str, head: bytes, archives: bool) -> str | None:
-        """What a file that begins so is if it cannot be text; None for what may be."""
+        """Return what a file that begins with `head` is if it cannot be text; None for what may be."""
         packed = compression_of(head)
         try:
             head = next(decompress(packed, [head], path), b"")[:SNIFFED] if packed else head
@@ -368,7 +368,7 @@ class _Search:
         return known[0] if known else "binary data" if self._encoding is None and is_binary(head) else None
 
     def members(self, path: str, archive: Archive) -> list[tuple[str, Member]]:
-        """The text files in an archive, as in a folder."""
+        """Return the text files in an archive, chosen as in a folder."""
         members = {os.path.join(path, *member.parts): member for member in archive.members}
         shown = [name for name, member in members.items() if not any(p.startswith(".") for p in member.parts)]
         matched = {name: self._matched(name, path) for name in shown}
@@ -388,7 +388,7 @@ class _Search:
         return [(name, members[name]) for name in found]
 
     def _at(self, address: Address) -> list[str]:
-        """The files at an address, downloaded."""
+        """Download an address and return the files that it stands for."""
         matched = self._matched(address.name, os.path.dirname(address.name))
         if not self._is_wanted(address.name, matched, named=True):
             return []
@@ -403,7 +403,7 @@ class _Search:
         return [address.name] if listed is None else listed
 
     def _listed(self, address: Address) -> list[str] | None:
-        """The text files below a folder of a store, or that match a pattern; None for a file."""
+        """List the text files below a folder of a store, or that match a pattern; None for a file."""
         if self._downloader.keeps(address):
             return None
         store, root = store_of(address), address.name.rstrip("/")
@@ -436,7 +436,7 @@ class _Search:
         return self._without_binary(heads, archives=True)
 
     def _is_listed(self, name: str, root: str) -> bool:
-        """Whether a file below a folder of a store is shown and wanted."""
+        """Whether a file below a folder of a store is wanted and not hidden."""
         hidden = any(part.startswith(".") for part in name[len(root) :].split("/"))
         return not hidden and self._is_wanted(name, self._matched(name, root))
 
@@ -469,7 +469,7 @@ class _Search:
 
 
 def _head(path: str) -> bytes:
-    """The first bytes of a regular file; nothing of what cannot be read, since reading it says what is wrong."""
+    """Return the first bytes of a regular file; none if it cannot be read, since reading it says what is wrong."""
     try:
         with open(path, "rb") as file:
             return b"" if special_kind(os.fstat(file.fileno())) else file.read(SNIFFED)
@@ -478,7 +478,7 @@ def _head(path: str) -> bytes:
 
 
 def _entries(folder: str) -> list["os.DirEntry[str]"]:
-    """What is in a folder and not hidden, the last one first."""
+    """List what is in a folder and not hidden, in reverse order."""
     with os.scandir(folder) as entries:
         shown = [entry for entry in entries if not entry.name.startswith(".")]
     return sorted(shown, key=lambda entry: (natural_key(entry.name), entry.name), reverse=True)
@@ -490,12 +490,12 @@ def _options(option: str, patterns: Sequence[str]) -> str:
 
 
 def _identity(path: str) -> object:
-    """What tells files apart, whatever their names."""
+    """Return what identifies a file, whatever its name."""
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:
         raise read_error(one_line(path), error) from error
-    # Some file systems number no files.
+    # Some file systems have no inode numbers.
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
 
 

@@ -24,7 +24,7 @@ STDIN = "-"
 PIECE = 1 << 19
 """Bytes that are read, or decompressed, at once."""
 EXPANDS_SAFELY, MOST_EXPANSION = 10_000_000, 200
-"""Decompressed bytes that are always fine; more may be at most so many times the compressed ones."""
+"""Zip bomb limit: so many decompressed bytes are always allowed; more, up to so many times the compressed ones."""
 _SPECIAL = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFCHR: "a device",
@@ -41,7 +41,7 @@ Span = tuple[int, int]  # of bytes
 class Block:
     """Some characters of a text, as UTF-8 and, where they were decoded already, as a string.
 
-    `origin`: the file and the offset where the same bytes stand and can be read again, if they do.
+    `origin`: the file and the offset from which the same bytes can be read again, if there is one.
     `ends`: after how many of its characters documents end, ascending; None where none does.
     """
 
@@ -52,7 +52,7 @@ class Block:
 
     @classmethod
     def of(cls, text: str, ends: "NDArray[np.int64] | None" = None) -> "Block":
-        """A block with these characters."""
+        """Make a block of these characters."""
         return cls(text.encode(), text, ends=ends)
 
     @property
@@ -67,16 +67,16 @@ class Block:
 
 
 class Excerpt:
-    """What is read of one file: all of it, or the lines within spans of bytes; and no more text than a budget."""
+    """The part of one file to read: all of it, or the lines within spans of bytes, and no more text than a budget."""
 
     def __init__(self, spans: Sequence[Span] | None, budget: int, encoding: str | None = None) -> None:
         """`budget`: the most bytes of text, as UTF-8, to read of a file that has to be read from its beginning."""
         self.spans, self.budget, self._encoding = spans, budget, encoding
-        self.cut = False  # the budget ended before the text
-        self._is_entered = False  # the spans are read
+        self.cut = False  # whether the budget ended before the text
+        self._is_entered = False  # whether only the spans are read
 
     def of_file(self, file: BinaryIO) -> Iterator[bytes]:
-        """The lines that lie whole within the spans; of a file that has to be read from its beginning, all bytes."""
+        """Yield the whole lines within the spans; or all bytes, if the file cannot be read from the middle."""
         first = file.read(PIECE)
         codec = codecs.lookup(self._encoding or byte_order_mark(first)[1]).name
         has_lines = b"\n" in first and "\n".encode(codec) == b"\n"  # then a line can be found from anywhere
@@ -92,7 +92,7 @@ class Excerpt:
             yield data if end == size else data[: data.rfind(b"\n") + 1]
 
     def beginning(self, blocks: Iterator[Block]) -> Iterator[Block]:
-        """As much of the text as the budget allows, up to the end of a line if there is one."""
+        """Yield as much of the text as the budget allows, up to the end of a line if there is one."""
         for block in blocks:
             if self._is_entered:
                 yield block
@@ -108,7 +108,7 @@ class Excerpt:
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """A file that stands in another one, which stays open as long as this is in use."""
+    """A member of an archive, which stays open as long as this is in use."""
 
     size: int  # in bytes, decompressed
     open: Callable[[], IO[bytes]]
@@ -226,7 +226,7 @@ def label_of(path: str) -> str:
 
 
 def special_kind(status: os.stat_result) -> str | None:
-    """What a file is if it is not a regular one, such as "a device"; None for a regular file."""
+    """Describe a file that is not a regular one, such as "a device"; None for a regular file."""
     if stat.S_ISREG(status.st_mode):
         return None
     return _SPECIAL.get(stat.S_IFMT(status.st_mode), "a special file")
@@ -258,7 +258,7 @@ def too_large(label: str) -> ResourceError:
 
 
 def _is_device(stream: BinaryIO) -> bool:
-    """Is it a device other than a terminal? Most of those never end."""
+    """Whether it is a device other than a terminal; most of those never end."""
     try:
         return stat.S_ISCHR(os.fstat(stream.fileno()).st_mode) and not stream.isatty()
     except (AttributeError, OSError, ValueError):  # not a stream of the operating system
@@ -269,7 +269,7 @@ def decompress(kind: str, pieces: Iterable[bytes], label: str, size: int | None 
     """Yield the decompressed bytes, of one compressed stream or several one after another.
 
     `label` names the text in errors; `size` is the compressed size in bytes, if known. Raises TextError for
-    data that is cut short or damaged, for a decompression bomb, and if this Python lacks the library.
+    data that is cut short or damaged, for a zip bomb, and if this Python lacks the library.
     """
     taken = produced = 0
     try:
@@ -342,7 +342,7 @@ class _Gunzip:
 
 
 def _library(kind: str) -> tuple[Callable[[], _Decompressor], type[Exception]]:
-    """What decompresses a stream, and the error it raises for damage. Raises ImportError where it is missing."""
+    """Return the decompressor of a format and the error it raises for damage. Raises ImportError where it is missing."""
     if kind == "gzip":
         return _Gunzip, zlib.error
     if kind == "bz2":

@@ -1,7 +1,7 @@
 """Texts in memory: any iterable of strings, or a column of a table of datasets, pandas or polars.
 
-Strings are read as files are, one after another. Those of a column with `field` are read as records are. Neither
-is held: a generator is read once. None of the three packages is imported; their objects are known by their methods.
+Strings are read like files, one after another; those of a column with `field` are read like records. Neither is kept
+in memory: a generator is read once. None of the three packages is imported; their objects are known by their methods.
 """
 
 import os
@@ -24,7 +24,7 @@ ROWS = 1000
 
 
 def strings_of(texts: Any, field: str | None) -> Iterable[object]:
-    """The strings of what was passed as `texts=`. Raises UsageError for what holds none, or needs a `field`."""
+    """Return the strings in what was passed as `texts=`. Raises UsageError if there are none, or a `field` is needed."""
     if isinstance(texts, str | bytes | os.PathLike) or (isinstance(texts, Sized) and not len(texts)):
         raise UsageError(
             "texts must be a list or another iterable of at least one text; pass file names without texts="
@@ -46,7 +46,7 @@ def strings_of(texts: Any, field: str | None) -> Iterable[object]:
         raise UsageError(f"texts is a table; name the column to read with field={available}")
     if columns is not None and field not in list(columns):
         raise UsageError(f"texts has no column {one_line(field)}{available}")
-    if hasattr(texts, "select_columns"):  # of datasets, which would decode images beside
+    if hasattr(texts, "select_columns"):  # datasets would decode images in other columns
         return (text for rows in texts.select_columns([field]).iter(ROWS) for text in rows[field])
     column: Iterable[object] = texts[field]
     return column
@@ -61,7 +61,7 @@ class TextRows:
         self.count = 0
 
     def blocks(self, boilerplate: Boilerplate) -> Iterator[Block]:
-        """Yield the text. Raises TextError for what is no string, or holds half a character."""
+        """Yield the text. Raises TextError for what is not a string, or has a lone surrogate."""
         config = self._config
         if config.field is not None:
             rows = (str(block.utf8, "utf-8") for block in map(self._block, self._strings))
@@ -97,7 +97,7 @@ class TextRows:
 
 
 def _joined(blocks: Iterable[Block]) -> Iterator[Block]:
-    """The same text in fewer blocks: each costs what some thousand characters do."""
+    """Merge blocks into fewer, since each costs as much as some thousand characters."""
     held, ends = list[bytes](), list[Any]()
     chars = size = 0
 

@@ -1,4 +1,4 @@
-"""What reading a text tells about it: warnings, counts, a sample; and which parts of a very long text to read.
+"""Collect warnings, counts and a sample while a text is read, and choose which parts of a very long text to read.
 
 A text is read whole up to READ_WHOLE bytes. Of a longer one `charlm inspect` reads pieces spread evenly over
 all files; a file that cannot be entered in the middle (compressed, records, UTF-16) is read from its beginning.
@@ -22,14 +22,14 @@ READ_WHOLE = 1_000_000_000
 PIECES, PIECE_BYTES = 64, 2 << 20
 """How many pieces of a longer text are read, and their size in bytes."""
 SAMPLE_PIECE, MOST_SAMPLE_PIECES = 1 << 15, 64
-"""A sample is the whole text up to so many pieces of so many characters, else pieces spread evenly."""
+"""A sample has at most so many pieces of so many characters: the whole text if it is short, else spread evenly."""
 
 
 class TextMarks:
     """How often characters occur that deserve a warning, and what the text consists of."""
 
     def __init__(self, counts: Counts, crlf: int) -> None:
-        """From how often each code point occurs, (n,), and pairs of return and line feed."""
+        """`counts`: how often each code point occurs, (n,). `crlf`: pairs of return and line feed."""
         found = {chr(point): int(counts[point]) for point in np.flatnonzero(counts) if point != END_POINT}
         self.returns, feeds = found.get("\r", 0), found.get("\n", 0)
         self.line_ends = {"LF": feeds - crlf, "CRLF": crlf, "CR": self.returns - crlf}
@@ -99,7 +99,7 @@ class Sample:
 
 
 class TextScan:
-    """What reading a text tells about it. It also decides which parts of a text longer than READ_WHOLE are read."""
+    """Findings from reading a text; also decides which parts of a text longer than READ_WHOLE are read."""
 
     def __init__(self) -> None:
         self.files: list[FileRead] = []
@@ -133,7 +133,7 @@ class TextScan:
         return "in pieces spread evenly" if self.partial else ""
 
     def plan(self, paths: Sequence[str], config: TextConfig) -> list[str]:
-        """Decide what to read of each file; the files of which anything is read, in order."""
+        """Decide what to read of each file. Return the files of which anything is read, in order."""
         self.named = (*self.named, *paths)
         sizes = {path: os.stat(local_path(path)).st_size for path in paths if path != STDIN}
         known = self.total_bytes is not None and STDIN not in paths
@@ -147,7 +147,7 @@ class TextScan:
         return [path for path in paths if path in self._spread or path == STDIN]
 
     def excerpt(self, path: str, config: TextConfig) -> Excerpt:
-        """What to read of the next file."""
+        """Return what to read of the next file."""
         spans = None if self._spread is None else self._spread.get(path)
         budget = self._excerpts[-1].budget if self._excerpts else self._budget
         self._excerpts.append(Excerpt(spans, budget, config.encoding))

@@ -30,7 +30,7 @@ from charlm.data.shards import Shards, TextIds
 Points = NDArray[np.unsignedinteger[Any]]  # code points
 
 UNIT_NOUNS = {"chars": "character", "bytes": "byte"}
-"""What an id stands for, as a noun, by the name of the units."""
+"""The noun for what an id stands for, by the name of the units."""
 N_POINTS = 0x110000
 MIN_COUNT_FROM = 100_000
 """Characters of training text above which a character must occur twice to be kept, unless told otherwise."""
@@ -106,7 +106,7 @@ class Vocabulary:
 
     @property
     def n_ids(self) -> int:
-        """Number of all ids, with those of bytes that training never saw."""
+        """Number of all ids, including those of bytes that training never saw."""
         return len(self.chars) + 256 + self.has_end
 
     @property
@@ -201,7 +201,7 @@ class Vocabulary:
         return np.array(self.ids or range(self.n_symbols), dtype=np.int32)
 
     def extended(self, other: "Vocabulary", *, replace_counts: bool = False) -> "Vocabulary":
-        """These symbols with the same ids, then those of `other` that are new, for fine-tuning on its text.
+        """Return a vocabulary with these symbols and ids, then the new symbols of `other`, for fine-tuning on its text.
 
         Counts are added. `replace_counts`: the text of `other` contains the old one, so its counts include the old.
         """
@@ -243,7 +243,7 @@ class Vocabulary:
         return sorted(mine ^ theirs)
 
     def to_json(self) -> str:
-        """As text; `from_json` gives the same vocabulary again."""
+        """Serialize as JSON; `from_json` gives the same vocabulary again."""
         data: dict[str, Any] = {"chars": self.chars, "counts": self.counts, "bytes": list(self.trained_bytes)}
         data |= {"ends": True} if self.has_end else {}
         data |= {"units": self.units} if self.units != "chars" else {}
@@ -277,7 +277,7 @@ class _Stored:
 
 
 class Decoder:
-    """Ids to text piece by piece; the bytes of a character are held until it is complete."""
+    """Streaming decoder of ids to text; the bytes of a character are held until it is complete."""
 
     def __init__(self, vocabulary: Vocabulary, end: str = "") -> None:
         """`end` is what the end of a document becomes."""
@@ -286,7 +286,7 @@ class Decoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def feed(self, ids: Iterable[int]) -> str:
-        """The text that is complete with these ids."""
+        """Return the text that these ids complete."""
         if self._end_id is None:
             return self._utf8.decode(b"".join([self._spellings[i] for i in ids]))
         text, piece = "", list[bytes]()
@@ -299,7 +299,7 @@ class Decoder:
         return text + self._utf8.decode(b"".join(piece))
 
     def flush(self) -> str:
-        """What is left at the end: U+FFFD if a character is incomplete."""
+        """Return what is left at the end: U+FFFD if a character is incomplete."""
         return self._utf8.decode(b"", final=True)
 
 
@@ -324,7 +324,7 @@ def without_ends(text: str) -> str:
 
 
 def first_surrogate(text: str) -> int | None:
-    """Where the first lone surrogate is, which is no character and has no UTF-8."""
+    """Return where the first lone surrogate is, which is no character and has no UTF-8; None if there is none."""
     try:
         text.encode("utf-32-le")
     except UnicodeEncodeError as error:

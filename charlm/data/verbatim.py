@@ -1,8 +1,8 @@
-"""How much of a text stands in the training text word for word: its longest such passage, where, and the share that does.
+"""Measure how much of a text is copied word for word from the training text: the longest passage, where, and the share.
 
-The training text streams by, and hashes of its passages are looked up among those of the texts, so memory is bounded by
-the texts. The first pass looks for passages of 8, 16, 32, ... symbols; then the exact length of the longest one is
-searched by halves, only in the blocks of the training text that the first pass found something in.
+The training text is streamed, and hashes of its passages are looked up among those of the texts, so memory is bounded
+by the texts. The first pass looks for passages of 8, 16, 32, ... symbols; then the exact length of the longest one is
+found by binary search, reading only the blocks of the training text that may contain it by the first pass.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -23,23 +23,23 @@ LONG = 32
 SHORTEST = 8
 BLOCK = 1 << 12
 WINDOWS = 64
-"""Windows of held-out text that show what is usual."""
+"""Windows of held-out text to compare with."""
 Progress = tuple[int, int | None]
 
 
 @dataclass(frozen=True)
 class Verbatim:
-    """What of a text the training text contains."""
+    """How much of a text occurs word for word in the training text."""
 
     longest: int  # characters of its longest passage in the training text
     passage: str
-    offset: int | None  # where that begins in the training text first, in characters; None without one
+    offset: int | None  # where that first occurs in the training text, in characters; None without a passage
     share: float  # of its characters, in passages of LONG symbols or more
 
 
 @dataclass(frozen=True)
 class Usual:
-    """The same of held-out text of the same length: the figures to compare with."""
+    """The same figures for held-out text of the same length, to compare with."""
 
     symbols: int  # of each window
     windows: int
@@ -49,7 +49,7 @@ class Usual:
 
 @dataclass(frozen=True)
 class VerbatimReport:
-    """What of each text stands in the training text, and what of held-out text does; None where that is too short."""
+    """How much of each text occurs in the training text, and how much of held-out text; None where that is too short."""
 
     texts: tuple[Verbatim, ...]
     held_out: Usual | None
@@ -62,7 +62,7 @@ class VerbatimReport:
 
 
 def verbatim(corpus: Corpus, texts: Sequence[str]) -> Generator[Progress, None, VerbatimReport]:
-    """Compare texts, and held-out text of their mean length, with the training text. Yields what is done, and of how much."""
+    """Compare texts, and held-out text of their mean length, with the training text. Yields progress."""
     ids = [corpus.vocabulary.encode(text) for text in texts]
     windows = _windows(corpus, round(fmean(map(len, ids))) if ids else 0)
     search = _Search(corpus, [*ids, *windows])
@@ -121,7 +121,7 @@ class _Search:
         self._places = yield from self._find({i: n for i, n in enumerate(self._least) if n})
 
     def found(self, text: int) -> Verbatim:
-        """What was found of a text; a character of which only some bytes are in the passage is left out."""
+        """Return what was found of a text; a character of which only some bytes are in the passage is left out."""
         if not self._least[text]:
             return Verbatim(0, "", None, 0.0)
         at, begin = self._places[text]
@@ -139,7 +139,7 @@ class _Search:
         ]
 
     def _by_powers(self) -> Iterator[Progress]:
-        """One pass over the training text: passages of SHORTEST, 2 SHORTEST, ... symbols, and the blocks that they begin in."""
+        """Make one pass over the training text for passages of SHORTEST, 2 SHORTEST, ... symbols; note the blocks they begin in."""
         longest = max(map(len, self._texts), default=0)
         lengths = [SHORTEST << k for k in range(longest.bit_length()) if SHORTEST << k <= longest]
         wanted = {length: Passages(_hashes(text, length) for text in self._texts) for length in lengths}
@@ -168,7 +168,7 @@ class _Search:
                 self._blocks |= blocks[self._least[i]] if self._least[i] else True
 
     def _find(self, lengths: dict[int, int]) -> Generator[Progress, None, dict[int, tuple[int, int]]]:
-        """Which texts have a passage of so many symbols in the training text: its first place there, and in the text."""
+        """Find which texts share a passage of the given length with the training text: its first place there, and in the text."""
         found: dict[int, tuple[int, int]] = {}
         for length in sorted(set(lengths.values())):
             texts = {i: _hashes(self._texts[i], length) for i, n in lengths.items() if n == length}
@@ -186,7 +186,7 @@ class _Search:
         return found
 
     def _parts(self) -> Iterator[tuple[int, int]]:
-        """Where the blocks to search begin and end, those side by side together."""
+        """Yield where the blocks to search begin and end, those side by side together."""
         edges = np.flatnonzero(np.diff(self._blocks.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
         for first, last in (edges * BLOCK).tolist():
             for start in range(first, min(last, len(self._train)), AT_ONCE):
@@ -194,7 +194,7 @@ class _Search:
 
 
 def _hashes(ids: Ids, length: int) -> Hashes:
-    """A hash of each passage of so many ids: of its first and its last ones that make a power of two."""
+    """Hash each passage of `length` ids, from the hashes of its first and its last ids of a power of two."""
     power = 1 << (length.bit_length() - 1)
     found = hashes_of(ids, power)
     rest = length - power

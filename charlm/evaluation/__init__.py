@@ -1,1 +1,1 @@
-"""The score of a text, with baselines and intervals beside it."""
+"""Evaluation: the score of a text, its confidence interval, and baselines to compare it with."""

@@ -40,8 +40,8 @@ BLOCKS_A_REPORT = 8
 class DynamicModel:
     """A model that takes a gradient step on each block after it has scored it; its n-gram model, if any, counts it.
 
-    Of a mixture each transformer learns on its own, and the mixture's weights stay. The context rule holds. When a
-    window spans several blocks, the cache keeps what was computed before the last steps, and no gradient flows back
+    In a mixture each transformer learns on its own, and the mixture weights stay. The context rule holds. When a
+    window spans several blocks, the cache keeps what was computed with earlier weights, and no gradient flows back
     into it; the same holds for the prior. Each weight's gradient is divided by its running root mean square, one
     number per tensor, so that one learning rate serves models of any size. Mikolov et al. 2010, Interspeech 1045;
     Krause et al. 2018, arXiv 1709.07432.
@@ -75,12 +75,12 @@ class DynamicModel:
         """Start another text, with an empty context."""
         self._ids, self._part = ids, slice(0, 0)
         self._contexts = None if self.prior is None else self.prior.contexts(ids)
-        self._priors: Tensor | None = None  # (1, P, V): the prior of the last ids, each row from its time
+        self._priors: Tensor | None = None  # (1, P, V): the prior of the last ids, each row as computed then
         for learner in self._transformers:
             learner.begin(ids)
 
     def score(self, part: slice) -> dict[str, Scores]:
-        """Log-probabilities (N,) of a part of the ids, by MODEL and by NGRAM if it has n-grams; parts come in order."""
+        """Return log-probabilities (N,) of a part of the ids by MODEL, and by NGRAM if it exists; parts come in order."""
         scores, first, rows = {}, unigram_log_probs(self.vocabulary), None
         if self.prior is not None and self._contexts is not None:
             rows = torch.from_numpy(np.log(self.prior.rows(self._contexts[part])))  # (N, V)
@@ -101,7 +101,7 @@ class DynamicModel:
         return {**scores, MODEL: self._log_of_ids(self._corrected(logits, part), part)}
 
     def _corrected(self, logits: Tensor, part: slice) -> Tensor:
-        """Log-probabilities (N, V) of a part of the ids that recent n-grams correct, where the model has them."""
+        """Correct the logits (N, V) of a part of the ids by recent n-grams, if the model has them."""
         if self._recent is None:
             return logits
         ats, symbols = np.arange(part.start, part.stop), (self.vocabulary.n_symbols, self.vocabulary.end)
@@ -116,7 +116,7 @@ class DynamicModel:
             learner.learn()
 
     def _log_of_ids(self, logits: Tensor, part: slice) -> Scores:
-        """Log-probabilities (N,) of a part of the ids, from logits or log-probabilities (N, V)."""
+        """Return log-probabilities (N,) of a part of the ids, from logits or log-probabilities (N, V)."""
         ids = torch.from_numpy(self._ids[part].astype(np.int64))[:, None]
         logp = log_softmax_with_escape(self.vocabulary, logits)
         found: Scores = logp.gather(1, ids)[:, 0].double().numpy()
@@ -144,8 +144,9 @@ class _Learner:
         self._loss: Tensor | None = None
 
     def score(self, part: slice, priors: Tensor | None, origin: int) -> Tensor:
-        """Logits (N, V), on the CPU, of a part of the ids but the very first; `priors` (1, P, V) begins with that of id
-        `origin`.
+        """Return logits (N, V), on the CPU, of a part of the ids, without the text's first id.
+
+        `priors` (1, P, V) begins with the prior of id `origin`.
         """
         found = []
         for start, places in groupby(range(max(1, part.start), part.stop), self.rule.start):
@@ -174,7 +175,7 @@ class _Learner:
                     weight.sub_(gradient * (self._rate / ((square / correction).sqrt() + EPSILON)))
 
     def _read_window(self, start: int, part: slice, priors: Tensor | None, origin: int) -> Tensor:
-        """Logits (N, V) of ids in one window, which begins at `start`."""
+        """Return logits (N, V) of ids in one window, which begins at `start`."""
         before = part.start - 1
         if self._cache is None or start != self._start:
             self._cache, self._start = self._model.new_cache(1), start
@@ -189,7 +190,7 @@ class _Learner:
         return self._model.logits(hidden, prior)[0]
 
     def _prior_of(self, priors: Tensor | None, part: slice, origin: int) -> Tensor | None:
-        """The prior of a part of the ids, (1, N, V), if the model has one."""
+        """Return the prior of a part of the ids, (1, N, V); None if the model has no prior."""
         if priors is None or self._model.prior is None:
             return None
         assert part.start >= origin
@@ -202,9 +203,9 @@ class _Learner:
 def scoring_online(
     model: DynamicModel, texts: Sequence[tuple[str, str]]
 ) -> Generator[tuple[int, int], None, dict[str, Score]]:
-    """Score named texts, each block before it is learned; returns the scores of MODEL, and of NGRAM if there is a prior.
+    """Score named texts, each block before it is learned; return the scores of MODEL, and of NGRAM if there is a prior.
 
-    Yields the number of symbols done, and of how many. What was learned from one text is kept for the next; context is
+    Yields the number of symbols done, and their total. What was learned from one text is kept for the next; context is
     not.
     """
     kinds = [MODEL] if model.prior is None else [NGRAM, MODEL]
@@ -228,7 +229,7 @@ def scoring_online(
 
 
 def _blocks(n: int) -> Iterator[slice]:
-    """The blocks of a text of n symbols."""
+    """Yield the blocks of a text of n symbols."""
     start = 0
     while start < n:
         end = min(n, start + BLOCK + (start == 0))

@@ -20,14 +20,14 @@ CHOSEN = "chosen on the end of the training part"
 """The source of a Kneser-Ney baseline whose order was chosen."""
 
 LAST_BYTES = 32 << 20
-"""A compressor reads at most so much of the training part, from its end."""
+"""Bytes at the end of the training part that a compressor reads."""
 PPMD_ORDER, PPMD_MEMORY = 6, 256 << 20
 XZ_DICTIONARY_LEAST = 1 << 16
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A figure to compare with. An adaptive baseline learns from the text while it measures it."""
+    """A score to compare with. An adaptive baseline learns from the text while scoring it."""
 
     bits_per_char: float
     adaptive: bool
@@ -38,7 +38,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class NgramBaseline:
-    """The n-gram model of a training part, and its figure on the whole held-out part."""
+    """The n-gram model of a training part, and its score on the whole held-out part."""
 
     baseline: Baseline
     model: KneserNey
@@ -48,7 +48,7 @@ class NgramBaseline:
 def measure_baselines(
     vocabulary: Vocabulary, training_text: Callable[[], str] | None, text: str
 ) -> dict[str, Baseline | str]:
-    """All baselines by name except Kneser-Ney, each or the reason why it is missing.
+    """Return all baselines except Kneser-Ney by name, each or the reason why it is missing.
 
     `training_text` is None if the text is gone. Compressors do not predict the ends of documents.
     """
@@ -58,7 +58,7 @@ def measure_baselines(
 
 
 def symbol_baselines(vocabulary: Vocabulary, ids: TextIds, chars: int) -> dict[str, Baseline]:
-    """Uniform and unigram, for a text of `chars` characters given as ids (N,).
+    """Return the uniform and unigram baselines for a text of `chars` characters given as ids (N,).
 
     uniform: every symbol of the training part is equally likely; others cost 8 bits per byte more. unigram: symbol
     frequencies of the training part, by add-one smoothing; bytes that it lacks are together one more symbol of count 1.
@@ -75,11 +75,11 @@ def symbol_baselines(vocabulary: Vocabulary, ids: TextIds, chars: int) -> dict[s
 
 
 def compressor_baselines(training_text: Callable[[], str] | None, plain: str) -> dict[str, Baseline | str]:
-    """xz, and ppmd if pyppmd is installed, after reading the training part; or why they are missing."""
+    """Return the scores of xz, and of ppmd if pyppmd is installed, primed with the training part; or why xz is missing."""
     found: dict[str, Baseline | str] = {}
     if training_text is None:
         found["xz"] = "the training text is missing"
-    elif len(plain) < FEWEST_HELD_OUT:  # it adds whole bytes, or words, to a file
+    elif len(plain) < FEWEST_HELD_OUT:  # compressors add whole bytes, or words, to a file
         found["xz"] = f"it needs at least {FEWEST_HELD_OUT} characters to measure, got {len(plain):,}"
     else:
         if find_spec("pyppmd") is not None:
@@ -94,9 +94,9 @@ def compressor_baselines(training_text: Callable[[], str] | None, plain: str) ->
 def kneser_ney(
     vocabulary: Vocabulary, train: TextIds, text: str, *, memory: int, most: int | None = None
 ) -> Baseline:
-    """Kneser-Ney n-grams of the training part, of the order that predicts its end best.
+    """Score Kneser-Ney n-grams of the training part, of the order that predicts its end best.
 
-    `memory` in bytes; `most`: count only so many symbols.
+    `memory` in bytes; `most`: count at most this many symbols.
     """
     built = fit(train, vocabulary.n_symbols, memory=memory, most=most, end=vocabulary.end)
     ids, chars = vocabulary.encode(text), len(without_ends(text))
@@ -106,7 +106,7 @@ def kneser_ney(
 def kneser_ney_by_order(
     vocabulary: Vocabulary, train: TextIds, text: str, *, memory: int, most: int | None = None
 ) -> list[Baseline]:
-    """The same for each order from 1 to the chosen one, which comes last."""
+    """Return the baseline `kneser_ney` for each order from 1 to the chosen one, which comes last."""
     chosen = kneser_ney(vocabulary, train, text, memory=memory, most=most)
     assert chosen.order is not None
     lower = lower_orders(
@@ -119,7 +119,7 @@ def kneser_ney_by_order(
 def ngram_baseline(
     model: KneserNey, vocabulary: Vocabulary, ids: TextIds, chars: int, *, limits: str = "", source: str = ""
 ) -> Baseline:
-    """The figure of an n-gram model on a text of `chars` characters given as ids (N,), in constant memory."""
+    """Score an n-gram model on a text of `chars` characters given as ids (N,), in constant memory."""
     predictor, nats = NgramPredictor(model, vocabulary), 0.0
     for start in range(0, len(ids), POSITIONS_AT_ONCE):
         before = min(start, model.order)
@@ -128,19 +128,19 @@ def ngram_baseline(
 
 
 def _bits_added(size: Callable[[bytes], int], training_text: str, text: str) -> float:
-    """Bits per character by which the text adds to the size of the training part (its last 32 MB)."""
+    """Return the bits per character that the text adds to the compressed size of the training part (its last 32 MB)."""
     before, more = training_text.encode()[-LAST_BYTES:], text.encode()
     return (size(before + more) - size(before)) * 8 / len(text)
 
 
 def _ppmd_size(data: bytes) -> int:
-    """The size of the data under PPMd (variant H)."""
+    """Return the size of the data compressed by PPMd (variant H)."""
     encoder = import_module("pyppmd").Ppmd7Encoder(PPMD_ORDER, PPMD_MEMORY)
     return len(encoder.encode(data)) + len(encoder.flush())
 
 
 def xz_size(data: bytes) -> int:
-    """The size of the data under xz, without a checksum. Raises ImportError if Python was built without lzma."""
+    """Return the size of the data compressed by xz, without a checksum. Raises ImportError if Python lacks lzma."""
     import lzma  # here: not every Python has it
 
     dictionary = max(XZ_DICTIONARY_LEAST, 1 << (len(data) - 1).bit_length()) if data else XZ_DICTIONARY_LEAST

@@ -18,7 +18,7 @@ Numbers = NDArray[np.float64]
 
 
 def confidence_interval(values: Numbers) -> tuple[float, float] | None:
-    """A 95 % interval for the mean of the values of a text (N,), or of several seeds on it (S, N).
+    """Return a 95 % interval for the mean of the values of a text (N,), or of several seeds on it (S, N).
 
     The values are averaged over blocks of at least BLOCK. The standard error of the blocks' mean allows for correlated
     neighbours (`long_run_variance`), and Student's t for the small number of blocks. If blocks are skewed, Hall's
@@ -51,20 +51,20 @@ def confidence_interval(values: Numbers) -> tuple[float, float] | None:
 
 
 def standard_error(values: Numbers) -> float | None:
-    """The standard error of the mean of blocks (N,), in text order; None for a single block."""
+    """Return the standard error of the mean of blocks (N,), in text order; None for a single block."""
     if len(values) < 2:
         return None
     return sqrt(long_run_variance(values)[0] / len(values))
 
 
 def plus_minus(nats: float, error: float | None, digits: int = 4, sign: str = "") -> str:
-    """A value and its standard error, converted from nats to bits, as text; `sign`: "+" for a difference."""
+    """Format a value and its standard error, converted from nats to bits; `sign`: "+" for a difference."""
     bits = None if error is None else error / log(2)
     return f"{nats / log(2):{sign}z.{digits}f} ± {format_error(bits, digits)}"
 
 
 def format_error(error: float | None, digits: int = 4) -> str:
-    """A standard error as text: "?" if it is unknown, and never rounded to zero."""
+    """Format a standard error: "?" if it is unknown, and never rounded to zero."""
     if error is None:
         return "?"
     rounded = f"{error:.{digits}f}"
@@ -72,14 +72,14 @@ def format_error(error: float | None, digits: int = 4) -> str:
 
 
 def too_few(chars: int) -> str:
-    """A remark to print after a figure that was measured on too few characters; otherwise empty."""
+    """Return a remark to print after a score that was measured on too few characters; otherwise empty."""
     return f", {chars:,} character{'s' * (chars != 1)}: too few for a reliable score" * (
         chars < FEWEST_HELD_OUT
     )
 
 
 def long_run_variance(values: Numbers) -> tuple[float, float]:
-    """N times the variance of the mean of N >= 2 values in text order, and its degrees of freedom.
+    """Return N times the variance of the mean of N >= 2 values in text order, and its degrees of freedom.
 
     From FEWEST_BLOCKS values on it allows for correlated neighbours: it is the mean square of the first coefficients of
     the values' cosine series, which are nearly independent (Lazarus, Lewis, Stock and Watson 2018, J. Bus. Econ. Stat.
@@ -97,7 +97,7 @@ def long_run_variance(values: Numbers) -> tuple[float, float]:
 
 @lru_cache(maxsize=256)
 def t_quantile(dof: float) -> float:
-    """The 0.975 quantile of Student's t, for a two-sided 95 % interval."""
+    """Return the 0.975 quantile of Student's t, for a two-sided 95 % interval."""
     # With t = sqrt(dof) tan(angle), the density becomes a power of the cosine.
     angles = np.linspace(0, pi / 2, 20_001)
     heights = np.cos(angles) ** (dof - 1)
@@ -113,7 +113,7 @@ def _skewness(values: Numbers) -> float:
 
 
 def _hall_inverse(z: float, skewness: float) -> float:
-    """The studentised mean that Hall's monotone transformation maps to z."""
+    """Return the studentised mean that Hall's monotone transformation maps to z."""
     if abs(skewness) < 1e-9:
         return z
     return 3 / skewness * (float(np.cbrt(1 + skewness * (z - skewness / 6))) - 1)

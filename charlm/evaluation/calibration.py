@@ -36,7 +36,7 @@ class Reliability:
 
     @classmethod
     def of(cls, logp: Tensor, targets: Tensor) -> "Reliability":
-        """Of predictions, from their log-probabilities (N, V), and what came (N,)."""
+        """Measure predictions, given their log-probabilities (N, V) and the symbols that came next (N,)."""
         highest, guesses = logp.max(dim=1)
         confidence = highest.double().exp().numpy()
         bins = np.clip(np.nan_to_num(confidence * BINS), 0, BINS - 1).astype(np.int64)
@@ -46,7 +46,7 @@ class Reliability:
 
     @classmethod
     def empty(cls) -> "Reliability":
-        """Of no predictions."""
+        """Return the reliability of no predictions, to which others can be added."""
         none = np.zeros(BINS, dtype=np.int64)
         return cls(none, np.zeros(BINS), none)
 
@@ -75,10 +75,10 @@ class Reliability:
 
     @property
     def ece_by_chance(self) -> float:
-        """About what the same predictions would show if they were calibrated.
+        """The calibration error to expect of the same predictions if they were calibrated, about.
 
-        Each is then right with the probability that it says, whatever came before; so the number of right ones in a bin
-        has the variance n c (1 - c), and a normal variable's mean distance from its mean is sqrt(2 / pi) deviations.
+        Each is then right with its stated probability, whatever came before; so the number of right ones in a bin has
+        the variance n c (1 - c), and a normal variable's mean distance from its mean is sqrt(2 / pi) deviations.
         """
         variances = self.sums * (1 - self.sums / np.maximum(self.counts, 1))
         return sqrt(2 / pi) * float(np.sqrt(np.maximum(variances, 0)).sum()) / self.n
@@ -93,7 +93,7 @@ class Reliability:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """The figures and all bins; confidence and accuracy of an empty bin are null."""
+        """Return the figures and all bins; confidence and accuracy of an empty bin are null."""
         rows = zip(self.counts.tolist(), self.sums.tolist(), self.right.tolist(), strict=True)
         return {
             "ece": self.ece,
@@ -114,7 +114,7 @@ class Reliability:
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> "Reliability":
-        """From the bins of `to_json`. Raises ValueError if they are not that."""
+        """Read the bins that `to_json` returned. Raises ValueError if they are malformed."""
         rows = plain.get("bins")
         if not isinstance(rows, list) or len(rows) != BINS:
             raise ValueError(f"expected {BINS} bins")
@@ -125,7 +125,7 @@ class Reliability:
 
 
 def _read_bin(row: Any) -> tuple[int, float, int]:
-    """Number, sum of confidence and number of right predictions of a bin. Raises ValueError."""
+    """Return number, sum of confidence and number of right predictions of a bin. Raises ValueError if malformed."""
     n = row.get("n") if isinstance(row, dict) else None
     if type(n) is not int or not 0 <= n < 2**53:
         raise ValueError("a bin without its number of predictions")

@@ -39,13 +39,13 @@ SAME = 1e-9
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """A score, how it was measured, and the baselines beside it."""
+    """A score, how it was measured, and the baselines to compare it with."""
 
     figure: Score
     kind: str  # of model: `transformer`, `ngram`, `mixture`
     members: tuple[str, ...]  # the kinds of a mixture's members, else empty
     step: int
-    which: str  # latest, best or the step, as it was asked for
+    which: str  # latest, best or the step, as requested
     selected_on_this_text: bool
     rule: ContextRule
     context: str  # what each symbol was predicted from, in words
@@ -70,7 +70,7 @@ class Evaluation:
 
     @property
     def calibration(self) -> Reliability:
-        """Whether the model is as sure of its predictions as it is right: one for each symbol of the texts."""
+        """The calibration of the predictions of all symbols of the texts."""
         assert self.figure.calibration is not None
         return self.figure.calibration
 
@@ -84,7 +84,7 @@ class Evaluation:
             yield kind, True, figure
 
     def to_json(self) -> dict[str, Any]:
-        """The stable JSON form, schema 1, without the run's name, which a checkpoint does not know."""
+        """Return the stable JSON form, schema 1, without the run's name, which a checkpoint does not know."""
         figure = self.figure
         return {
             "schema": SCHEMA,
@@ -130,7 +130,7 @@ def evaluate(
     predictor: Predictor,
     on_progress: OnProgress = no_progress,
 ) -> Evaluation:
-    """Score named texts with a checkpoint, by its predictor. `corpus` is what it was trained on, if it is still there."""
+    """Score named texts with the predictor of a checkpoint. `corpus`: its training text, if that still exists."""
     alone = None
     if predictor.prior is not None:
         alone = NgramPredictor(predictor.prior, predictor.vocabulary)
@@ -172,7 +172,7 @@ def evaluate(
 
 
 def _kneser_ney(snapshot: Snapshot, corpus: Corpus | None, text: str) -> Baseline | str:
-    """Kneser-Ney on the training part; if that is gone, the run's own n-gram model, or why there is none."""
+    """Score Kneser-Ney on the training part; if that is gone, the run's own n-gram model, or say why there is none."""
     if corpus is not None:
         memory = snapshot.training_config.prior_memory << 20
         return kneser_ney(snapshot.vocabulary, corpus.train, text, memory=memory)
@@ -184,7 +184,7 @@ def _kneser_ney(snapshot: Snapshot, corpus: Corpus | None, text: str) -> Baselin
 
 
 def _changed(snapshot: Snapshot) -> Iterator[str]:
-    """A warning if the text was changed before it was scored."""
+    """Yield a warning if the text was changed before it was scored."""
     text, names = snapshot.run.text, ("strip", "normalize", "newlines", "lowercase", "collapse_spaces")
     asked = [
         s.option for s in settings_of(TextConfig) if s.name in names and getattr(text, s.name) != s.default
@@ -199,7 +199,7 @@ def _changed(snapshot: Snapshot) -> Iterator[str]:
 def _beaten(
     figure: Score, baseline: Baseline | str, snapshot: Snapshot, predictor: Predictor
 ) -> Iterator[str]:
-    """Warnings if the model does not beat Kneser-Ney, and if that baseline is limited."""
+    """Yield warnings if the model does not beat Kneser-Ney, and if that baseline is limited."""
     if isinstance(baseline, str) or figure.chars < FEWEST_HELD_OUT:
         return
     model, word = snapshot.model_config, snapshot.vocabulary.unit_noun
@@ -237,7 +237,7 @@ def _warnings(
     texts: Sequence[tuple[str, str]],
     selected: bool,
 ) -> Iterator[str]:
-    """Warnings about what the figure says little about."""
+    """Yield warnings about reasons not to rely on the score."""
     if selected:
         yield "this checkpoint was chosen by its score on this text; expect a slightly worse score on other text"
     if corpus is not None:
@@ -257,7 +257,7 @@ def _warnings(
 
 
 def _score_json(kind: str, online: bool, figure: Score) -> dict[str, Any]:
-    """A score as JSON; an online one is comparable with adaptive compressors only."""
+    """Return a score as JSON; an online one is comparable with adaptive compressors only."""
     return {
         "kind": kind,
         "online": online,
@@ -268,7 +268,7 @@ def _score_json(kind: str, online: bool, figure: Score) -> dict[str, Any]:
 
 
 def _baseline_json(baseline: Baseline | str) -> dict[str, Any] | None:
-    """A baseline as JSON; null if it is missing, and then the reason is among the warnings."""
+    """Return a baseline as JSON; null if it is missing, for a reason that is among the warnings."""
     if isinstance(baseline, str):
         return None
     plain: dict[str, Any] = {"bits_per_char": baseline.bits_per_char, "adaptive": baseline.adaptive}

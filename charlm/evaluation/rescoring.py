@@ -1,4 +1,4 @@
-"""Rescoring: which of several candidates for a line, say of a spelling corrector, the model finds most probable."""
+"""Rescoring: rank candidates for a line, say of a spelling corrector, by their probability under the model."""
 
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -10,7 +10,7 @@ from charlm.evaluation.surprisal import Place, Surprisal, Unit, whole_lines
 from charlm.evaluation.surprisal_config import ID, SurprisalConfig
 
 LONGEST_GROUP = 1 << 24
-"""Characters of the candidates that may be sorted."""
+"""Limit on the characters of a group of candidates, which must fit in memory to be sorted."""
 
 
 def surprisal_rows(
@@ -27,10 +27,10 @@ def surprisal_rows(
 
 
 def _candidates(scorer: Surprisal, name: str, pieces: Iterable[str], *, with_ids: bool) -> Iterator[Unit]:
-    """Yield each line of a file, predicted by itself, with the group of candidates that it is in.
+    """Yield each line of a file, scored by itself, with its group of candidates.
 
     Groups are divided by blank lines, or are the lines that begin with the same id and a tab, which are not scored. A last
-    line without its newline is scored with one, as the others are. Raises TextError for a line without an id.
+    line without a newline is scored with one, like the others. Raises TextError for a line without an id.
     """
     place, number, begun = Place(name), 1, False
     for line in map(without_ends, whole_lines(pieces, name)):

@@ -136,7 +136,7 @@ def score_with_calibration(
     rule: ContextRule | None = None,
     on_progress: OnProgress = no_progress,
 ) -> TextScore:
-    """The same with the calibration of the predictions, from the same pass over the text."""
+    """Score a text as `score_text` does, and measure the calibration of the predictions in the same pass."""
     ids = predictor.vocabulary.encode(text)
     pieces, calibration, done = [np.empty(0)], Reliability.empty(), 0
     for scores, logp in SlidingWindow(predictor, rule).read([ids]):
@@ -150,14 +150,14 @@ def score_with_calibration(
 
 
 def _n_chunks(rule: ContextRule, n: int) -> int:
-    """The chunks of a text of n symbols, of which the first one scores the first symbol too."""
+    """Return the number of chunks of a text of n symbols; the first one scores the first symbol too."""
     return max(rule.n_chunks(n), min(n, 1))
 
 
 def _scored_chunks(
     predictor: Predictor, ids: TextIds, chunks: Sequence[int], rule: ContextRule
 ) -> Iterator[Scores]:
-    """For each chunk the log-probabilities (n,) of its ids; the text's first one belongs to the first chunk."""
+    """Yield the log-probabilities (n,) of the ids of each chunk; the text's first id belongs to the first chunk."""
     alone = len(ids) == 1
     found = [np.empty(0)] * len(chunks) if alone else predictor.score_chunks(ids, chunks, rule)
     for k, scores in zip(chunks, found, strict=True):
@@ -167,7 +167,7 @@ def _scored_chunks(
 def _calibrated_chunks(
     predictor: Predictor, ids: TextIds, chunks: Sequence[int], rule: ContextRule
 ) -> Iterator[tuple[Scores, Reliability]]:
-    """The same with their calibration."""
+    """Yield the log-probabilities (n,) of the ids of each chunk, and their calibration."""
     first = torch.from_numpy(predictor.first_log_probs())[None]  # (1, V)
     alone = len(ids) == 1
     found = [(np.empty(0), first[:0])] * len(chunks) if alone else predictor.predictions(ids, chunks, rule)
@@ -183,7 +183,7 @@ def _calibrated_chunks(
 
 
 def text_score(vocabulary: Vocabulary, name: str, text: str, logp: Numbers) -> TextScore:
-    """The score of a text from the log-probabilities of its ids."""
+    """Build the score of a text from the log-probabilities of its ids."""
     plain = without_ends(text)
     return TextScore(
         name,
@@ -196,9 +196,9 @@ def text_score(vocabulary: Vocabulary, name: str, text: str, logp: Numbers) -> T
 
 
 def per_char(vocabulary: Vocabulary, text: str, symbols: Numbers) -> Numbers:
-    """The cost of each character of a text, from the costs of its symbols: (characters,).
+    """Return the cost of each character of a text, from the costs of its symbols: (characters,).
 
-    The end of a document is no character; its cost is added to the character before.
+    The end of a document is not a character; its cost is added to the character before.
     """
     plain = without_ends(text)
     if not vocabulary.has_end:
@@ -215,7 +215,7 @@ def per_char(vocabulary: Vocabulary, text: str, symbols: Numbers) -> Numbers:
 
 @dataclass(frozen=True)
 class Slice:
-    """The chunks of a text to score, and how many symbols a character has."""
+    """The chunks of a text to score, and the number of symbols per character."""
 
     chunks: tuple[int, ...]
     n_chunks: int
@@ -268,11 +268,11 @@ class Estimate:
         return None if error is None else error * len(off) / float(self.symbols.sum()) * self.symbols_per_char
 
     def minus(self, other: "Estimate") -> "Estimate":
-        """The paired difference from another estimate on the same blocks."""
+        """Return the paired difference from another estimate on the same blocks."""
         return replace(self, sums=self.sums - other.sums, calibration=None)
 
     def subset(self, scored: Sequence[int], wanted: Sequence[int]) -> "Estimate":
-        """The estimate from a subset of the scored chunks."""
+        """Return the estimate from a subset of the scored chunks."""
         kept = np.isin(scored, wanted)
         return replace(self, sums=self.sums[kept], symbols=self.symbols[kept], calibration=None)
 
@@ -291,9 +291,9 @@ def score_slice(
     *,
     calibrated: bool = False,
 ) -> Estimate | None:
-    """Score a slice; None if `stopped` returns True on the way. The rule is the predictor's by default.
+    """Score a slice; return None if `stopped` returns True meanwhile. The rule is the predictor's by default.
 
-    The text's first symbol belongs to the first chunk, so the slice of the whole text gives what `charlm eval` gives.
+    The text's first symbol belongs to the first chunk, so a slice of the whole text gives the score of `charlm eval`.
     `calibrated`: measure the calibration too.
     """
     rule = rule or predictor.rule

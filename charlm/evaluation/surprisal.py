@@ -1,12 +1,12 @@
-"""Surprisal of characters, words and lines: how many bits each takes, and how open it was before.
+"""Surprisal of characters, words and lines, and the entropy of the model's prediction before each of them.
 
-surprisal(u) = -log p(u | what stands before u), the sum over its characters, which are the model's own symbols: no
-tokenizer comes between, so it is exact. The entropy before u is -sum over v of p(v) log p(v), the mean surprisal of the
-symbol that comes next. Both are in nats here.
+surprisal(u) = -log p(u | the text before u), the sum over the characters of u. These are the model's own symbols, not a
+tokenizer's, so it is exact. The entropy before u is -sum over v of p(v) log p(v), the expected surprisal of the next
+symbol. Both are in nats here.
 
-Whether the white space beside a word counts with it is a choice that changes every figure: the one after a word says
-that the word is over, so that words with it have probabilities that sum to one; the one before it says so of the word
-before. Pimentel and Meister 2024, How to compute the probability of a word, arXiv 2410.02691.
+Which white space counts with a word is a choice that changes every figure. White space after a word tells that the word
+is over, so the probabilities of words with it sum to one; white space before a word tells that of the previous word.
+Pimentel and Meister 2024, How to compute the probability of a word, arXiv 2410.02691.
 
 Shapes: N characters, n symbols, V ids of the vocabulary.
 """
@@ -35,7 +35,7 @@ NUMBERS_AT_ONCE = 1 << 20
 
 
 class Unit(NamedTuple):
-    """A character, word or line of a text. White space beside a word, and the end of a line, are no part of `text`."""
+    """A character, word or line of a text. White space around a word, and the end of a line, are not in `text`."""
 
     file: str
     line: int  # from 1
@@ -43,12 +43,12 @@ class Unit(NamedTuple):
     text: str
     offset: int  # of `text` in the file, in characters
     byte_offset: int  # in bytes of UTF-8
-    nats: float  # of the white space that counts with it too
+    nats: float  # including the white space that counts with it
     entropy: float  # in nats, of the prediction before its first symbol that counts
     before: str = ""  # white space before it
     after: str = ""  # white space after it
-    group: str = ""  # of candidates, the group
-    rank: int = 0  # of candidates, from 1 on; 0: not ranked
+    group: str = ""  # of a candidate, its group
+    rank: int = 0  # of a candidate, from 1 on; 0: not ranked
 
     @property
     def length(self) -> int:
@@ -67,7 +67,7 @@ class Unit(NamedTuple):
 
 
 class Place:
-    """A place in a file: what was passed over so far."""
+    """A position in a file: the lines, characters and bytes that were passed so far."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -75,12 +75,12 @@ class Place:
         self._units = 0  # in the line
 
     def next_unit(self) -> int:
-        """The number in its line of the unit that begins here."""
+        """Return the number of the unit that begins here, counted from 1 in its line."""
         self._units += 1
         return self._units
 
     def pass_over(self, text: str) -> None:
-        """Go on to the end of a text that stands here."""
+        """Advance past a text that begins here."""
         if not text:
             return
         self.offset += len(text)
@@ -91,7 +91,7 @@ class Place:
 
 
 class _Scored(NamedTuple):
-    """Some characters of a document, without the mark of its end."""
+    """Scored characters of a document, without its end symbol."""
 
     text: str
     nats: Numbers  # (N,)
@@ -100,7 +100,7 @@ class _Scored(NamedTuple):
 
 
 class Surprisal:
-    """Scores the units of texts with one model; a text may come in pieces of any size, which change no figure."""
+    """Scores the units of texts with one model; a text may come in pieces of any size, with the same result."""
 
     def __init__(
         self, predictor: Predictor, config: SurprisalConfig, rule: ContextRule | None = None
@@ -120,13 +120,13 @@ class Surprisal:
             yield from self.of_line(line, place)
 
     def of_line(self, line: str, place: Place) -> Iterator[Unit]:
-        """Yield the units of a line that is predicted as if it was a file of its own."""
+        """Yield the units of a line that is scored as if it were a file of its own."""
         line = line.strip(END)
         if line:
             yield from self._of_text([line + END], place)
 
     def _of_text(self, pieces: Iterable[str], place: Place) -> Iterator[Unit]:
-        """Yield the units of a text that begins without context, from a place of its file on; none crosses documents."""
+        """Yield the units of a text that begins without context at a place in its file; no unit crosses documents."""
         held = _Scored("", np.empty(0), np.empty(0))
         for scored in self._scored(pieces):
             held = _Scored(
@@ -143,7 +143,7 @@ class Surprisal:
                 raise _too_long(place.file, place.line)
 
     def _sums(self, held: _Scored, spans: Sequence[Span], place: Place) -> Iterator[Unit]:
-        """Yield the units at these adjacent spans: of each the sum over the characters that count."""
+        """Yield the units at adjacent spans, each with the sum over the characters that count."""
         text, alone = held.text, self._config.space_counted == "none"
         bounds = np.array([(s.first, s.after) if alone else (s.begin, s.end) for s in spans])
         padded = np.append(held.nats, 0.0)  # so that no bound is past the end
@@ -167,7 +167,7 @@ class Surprisal:
             place.pass_over(text[first:end])
 
     def _scored(self, pieces: Iterable[str]) -> Iterator[_Scored]:
-        """Yield the characters of a text with their figures, as soon as all symbols of a character are scored."""
+        """Yield the scored characters of a text, each as soon as all its symbols are scored."""
         reading = _Reading(self._vocabulary, pieces)
         nats, waiting = [np.empty(0)], list[Tensor]()
         entropies = [np.empty(0)]
@@ -185,7 +185,7 @@ class Surprisal:
 
 
 def entropy_of(logp: Sequence[Tensor], n_symbols: int) -> Numbers:
-    """The entropies (n,), in nats, of distributions (n, V) in parts; ids from `n_symbols` on share one probability."""
+    """Return the entropies (n,), in nats, of distributions (n, V) in parts; ids from `n_symbols` on are equally likely."""
     if not logp:
         return np.empty(0)
     n_unseen = logp[0].shape[1] - n_symbols
@@ -198,14 +198,14 @@ def entropy_of(logp: Sequence[Tensor], n_symbols: int) -> Numbers:
 
 
 class _Symbols(NamedTuple):
-    """The figures of symbols whose characters are not complete."""
+    """The scores of symbols whose characters are not complete."""
 
     nats: Numbers  # (n,)
     entropies: Numbers  # (n,)
 
 
 class _Reading:
-    """A text that is read in pieces: what was read of it and waits for its figures."""
+    """A text that is read in pieces; it keeps the part that is not scored yet."""
 
     def __init__(self, vocabulary: Vocabulary, pieces: Iterable[str]) -> None:
         self._vocabulary, self._pieces = vocabulary, pieces
@@ -219,7 +219,7 @@ class _Reading:
             yield self._vocabulary.encode(text)
 
     def take(self, nats: Numbers, entropies: Numbers, *, is_all: bool) -> tuple[list[_Scored], _Symbols]:
-        """The characters whose symbols all have their figures, from those of all symbols that wait: (n,).
+        """Return the characters whose symbols are all scored, given the waiting symbols' scores (n,), and those left over.
 
         The end of a document counts with the character before it, which therefore waits for what follows it.
         """

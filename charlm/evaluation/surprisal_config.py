@@ -1,4 +1,4 @@
-"""The settings of `charlm surprisal`, apart from what computes it, so that the help needs no NumPy."""
+"""The settings of `charlm surprisal`, in a file of their own so that the help needs no NumPy."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -7,12 +7,12 @@ from charlm.settings import Choice, Settings
 
 BLANK_LINE, ID = "blank-line", "id"
 PLURALS = {"char": "characters", "word": "words", "line": "lines"}
-"""What messages call the units."""
+"""The units' names in messages."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SurprisalConfig(Settings):
-    """What the units are, what each is predicted from, and how they are written."""
+    """What a unit is, what it is predicted from, and the output format."""
 
     by: Annotated[str, "Unit of a row", Choice(("char", "word", "line"))] = "word"
     words: Annotated[
@@ -27,7 +27,7 @@ class SurprisalConfig(Settings):
     ] = None
     context: Annotated[
         str | None,
-        "What stands before a unit: its document so far, or its line only, each line being scored by itself. "
+        "What a unit is predicted from: its document so far, or only its line (each line is scored by itself). "
         "[default: document; line for ranked candidates]",
         Choice(("document", "line")),
     ] = None

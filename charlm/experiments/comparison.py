@@ -1,4 +1,4 @@
-"""A comparison on disk: what is compared, on which text, with which budget, and whether a run belongs to it.
+"""A comparison on disk: its variants, seeds, text and budget, and checks that a run belongs to it.
 
 A folder's name proves nothing, so each run's text, settings and plan are checked.
 """
@@ -51,7 +51,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What comparison.json records: everything that its runs depend on. Raises ValueError if invalid."""
+    """The contents of comparison.json: everything that its runs depend on. Raises ValueError if invalid."""
 
     format: Literal[1] = 1
     name: str  # of its folder
@@ -85,13 +85,13 @@ class Comparison:
             raise ValueError("the key of its text is malformed")
 
     def tasks(self) -> list[Task]:
-        """Every variant with every seed, in random order: a machine growing slower hits all alike."""
+        """Return every variant with every seed in random order, so that a machine that slows down affects all alike."""
         tasks = [Task(variant, seed) for seed in self.seeds for variant in self.variants]
         order = permute(np.arange(len(tasks)), len(tasks), int(self.corpus.key[:8], 16))
         return [tasks[i] for i in order]
 
     def fingerprint(self, task: Task) -> str:
-        """A hash of a run's settings, budget and text, which its result must carry."""
+        """Return a hash of a run's settings, budget and text, which its result must carry."""
         text = (self.text, self.corpus.key, self.corpus.sha256)
         whole = (task.variant, task.seed, self.budget, self.threads, *text)
         return sha256(json.dumps(to_json(whole), sort_keys=True).encode()).hexdigest()
@@ -103,7 +103,7 @@ class Comparison:
 
 
 def write(folder: RunFolder, comparison: Comparison) -> None:
-    """Write it down, before its first run begins; ResourceError if the disk refuses."""
+    """Write comparison.json, before its first run begins. Raises ResourceError if the disk fails."""
     try:
         write_json(folder.path / NAME, to_json(comparison))
     except OSError as error:
@@ -111,13 +111,13 @@ def write(folder: RunFolder, comparison: Comparison) -> None:
 
 
 def read(folder: RunFolder) -> Comparison:
-    """What `write` wrote; CheckpointError where it is damaged."""
+    """Read what `write` wrote. Raises CheckpointError if it is damaged."""
     found = read_as(Comparison, read_json(folder.path / NAME), f"{NAME} of {folder.name}")
     return replace(found, name=folder.path.name)
 
 
 def corpus_of(comparison: Comparison, moved: Moved | None = None) -> Loaded:
-    """Load its text; CheckpointError where it is gone or changed."""
+    """Load its text. Raises CheckpointError if it is gone or changed."""
     facts = comparison.corpus
     corpus = reload_corpus(facts, comparison.text, moved)
     if corpus.sha256 != facts.sha256:
@@ -128,12 +128,12 @@ def corpus_of(comparison: Comparison, moved: Moved | None = None) -> Loaded:
 
 
 def find(root: Path, name: str) -> RunFolder | None:
-    """The folder of the comparison of that name, if there is one."""
+    """Return the folder of the comparison of that name, if there is one."""
     return RunFolder(root / name) if holds(root, name, NAME) else None
 
 
 def comparisons(root: Path) -> Iterator[RunFolder]:
-    """All below a folder, by name."""
+    """Yield all comparisons in a folder, by name."""
     yield from map(RunFolder, folders_with(root, NAME))
 
 
@@ -159,7 +159,7 @@ def refuse_links(folder: Path, what: str) -> None:
 
 
 def check_run(run: RunFolder, comparison: Comparison, task: Task) -> None:
-    """Raise CheckpointError if the folder of a task holds another run; an unreadable run is none."""
+    """Raise CheckpointError if the folder of a task holds another run; an unreadable run counts as none."""
     refuse_links(run.path, f"the run {run.name} of {comparison.name}")
     try:
         facts = read_as(RunFacts, read_json(run.path / "run.json"), "run.json")
@@ -175,7 +175,7 @@ def check_run(run: RunFolder, comparison: Comparison, task: Task) -> None:
 
 
 def _differences(run: RunFolder, corpus: CorpusFacts, comparison: Comparison, task: Task) -> Iterator[str]:
-    """How a run differs from the task in its text, settings and plan. Damaged files are skipped."""
+    """Yield how a run differs from the task in its text, settings and plan. Damaged files are skipped."""
     if (corpus.key, corpus.sha256) != (comparison.corpus.key, comparison.corpus.sha256):
         yield f"it was trained on another text, or on a different split of it ({corpus.label})"
     with suppress(CheckpointError):
@@ -194,7 +194,7 @@ def _differences(run: RunFolder, corpus: CorpusFacts, comparison: Comparison, ta
 
 
 def _not_as_given(given: Settings, found: Any) -> Iterator[str]:
-    """Settings that differ from those given; those left to the plan may have any value."""
+    """Yield settings that differ from those given; those left to the plan may have any value."""
     for name, value in given.to_json().items():
         has = found.get(name) if isinstance(found, dict) else None
         shortened = name == "block_size" and isinstance(has, int) and has < (value or 0)  # for a short text

@@ -1,4 +1,4 @@
-"""Two trained runs on the same text: the difference of their losses, and where each is better."""
+"""Compare two trained runs on the same text: the difference of their losses, and where each is better."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -28,16 +28,16 @@ class Passage:
 
 @dataclass(frozen=True, kw_only=True)
 class SideBySide:
-    """The first against the second. Figures in bits per character; negative: the first is better."""
+    """The comparison of two runs, in bits per character; negative differences: the first is better."""
 
     names: tuple[str, str]
     evaluations: tuple[Evaluation, Evaluation]
     difference: float
     interval: tuple[float, float] | None
-    better: tuple[tuple[Passage, ...], tuple[Passage, ...]]  # where the first is, where the second is
+    better: tuple[tuple[Passage, ...], tuple[Passage, ...]]  # where the first is better, where the second is
 
     def to_json(self) -> dict[str, Any]:
-        """The stable form, of schema 1."""
+        """Return the stable JSON form, of schema 1."""
         return {
             "schema": SCHEMA,
             "kind": "two runs",
@@ -74,7 +74,7 @@ def side_by_side(names: tuple[str, str], evaluations: tuple[Evaluation, Evaluati
 def _passages(
     evaluations: tuple[Evaluation, Evaluation], gaps: Sequence[NDArray[np.float64]], sign: float
 ) -> tuple[Passage, ...]:
-    """The stretches in which the first (1) or the second (-1) saves most, none overlapping another."""
+    """Return the non-overlapping stretches in which the first (1) or the second (-1) saves most."""
     found: list[tuple[float, Passage]] = []
     texts = zip(evaluations[0].figure.texts, evaluations[1].figure.texts, gaps, strict=True)
     for first, second, gap in texts:
@@ -90,7 +90,7 @@ def _passages(
 
 
 def _lowest_apart(sums: NDArray[np.float64], length: int) -> list[int]:
-    """Where the lowest sums begin, at least `length` apart, and below nothing."""
+    """Return where the lowest negative sums begin, at least `length` apart."""
     left = sums.copy()
     starts: list[int] = []
     while len(starts) < MOST_PASSAGES and len(left) and (at := int(left.argmin())) >= 0 and left[at] < 0:

@@ -1,4 +1,4 @@
-"""The result of a run of a comparison: its loss on every character, and by context, stored beside the run."""
+"""The result of a run in a comparison: its loss per character and by context, stored beside the run."""
 
 import json
 from dataclasses import dataclass, field
@@ -33,19 +33,19 @@ from charlm.terminal import one_line
 from charlm.training.session import Session
 from charlm.training.signals import Stop
 
-CURVE_BLOCKS = 4  # blocks that are read in one go: so far past what it was trained on
-CURVE_ROWS = 300  # stretches of text that are read so
+CURVE_BLOCKS = 4  # blocks that are read in one pass, so beyond the training length
+CURVE_ROWS = 300  # stretches of text that are read in this way
 CURVE_CHARS = 1_500  # characters predicted from 1, 2, 4, ... of those before them
 
 CURVE_FEWEST = 30
-"""A point of fewer is left out: it would be chance."""
+"""Points of fewer symbols are left out, as too random."""
 
 Curve = list[tuple[float, float, float | None]]
-"""Points: a number of symbols, the bits per symbol, and their standard error; None where that is unknown."""
+"""Points: a number of symbols, the bits per symbol, and their standard error; None if unknown."""
 
 NAME, NATS = "result.json", "nats.safetensors"
 MOST_CHARS = 200_000
-"""Held-out characters, and ends of documents, that a comparison scores, from their beginning."""
+"""Held-out characters, with ends of documents, that a comparison scores, from the beginning."""
 MOST_NATS = 64 << 20
 FARTHEST = 65536
 
@@ -62,7 +62,7 @@ class Result:
     weights: int = 0
     chars_read: int = 0  # in training
     seconds: float = 0.0  # of training
-    reach: int | None = None  # characters that can act on a prediction; None: without limit
+    reach: int | None = None  # characters that can influence a prediction; None: without limit
     fingerprint: str = ""  # of the settings, budget and text that were to be trained
     manifest_sha256: str = ""  # of the checkpoint that was scored
     nats_sha256: str = ""  # of the file that has the score of each character
@@ -77,12 +77,12 @@ class Result:
 
     @property
     def chars_per_second(self) -> float:
-        """In training."""
+        """The speed of training."""
         return self.chars_read / self.seconds if self.seconds else 0.0
 
 
 class AlteredError(CheckpointError):
-    """A valid result that belongs to another run, other weights, or was edited."""
+    """A valid result that belongs to another run or other weights, or was edited."""
 
     def __init__(self, run: RunFolder, why: str) -> None:
         again = one_line(run_command("resume", RunFolder(run.path.parent)))
@@ -90,7 +90,7 @@ class AlteredError(CheckpointError):
 
 
 def find_result(run: RunFolder, fingerprint: str) -> Result | None:
-    """The result of a run, None if missing or damaged. AlteredError if it is of another run or other weights."""
+    """Read the result of a run; None if missing or damaged. Raises AlteredError if it is of another run or other weights."""
     try:
         result = read_result(run)
         if result.fingerprint != fingerprint:
@@ -107,7 +107,7 @@ def find_result(run: RunFolder, fingerprint: str) -> Result | None:
 
 
 def _manifest_hash(run: RunFolder, step: int) -> str:
-    """A hash of a checkpoint's manifest, which has those of all its files."""
+    """Return a hash of a checkpoint's manifest, which has those of all its files."""
     return sha256(read_file(run.folder(step) / MANIFEST, MAX_MANIFEST)).hexdigest()
 
 
@@ -159,7 +159,7 @@ def score(
 
 
 def read_result(run: RunFolder) -> Result:
-    """What `keep` wrote; CheckpointError where it is damaged, AlteredError where it was changed since."""
+    """Read what `keep` wrote. Raises CheckpointError if it is damaged, AlteredError if it was changed since."""
     data = read_json(run.path / NAME)
     seal = data.pop("sha256", None)
     result = read_as(Result, data, f"{NAME} of {run.name}")
@@ -169,7 +169,7 @@ def read_result(run: RunFolder) -> Result:
 
 
 def read_nats(run: RunFolder, result: Result) -> NDArray[np.float64]:
-    """Nats of each character (N,), as `score` kept them; CheckpointError where they are damaged."""
+    """Read the nats of each character (N,), as `score` kept them. Raises CheckpointError if they are damaged."""
     expected = {"nats": torch.empty(result.chars, dtype=torch.float64, device="meta")}
     data = read_file(run.path / NATS, MOST_NATS)
     if sha256(data).hexdigest() != result.nats_sha256:
@@ -184,7 +184,7 @@ def _scaled(curve: Curve, scale: float) -> Curve:
 
 
 def by_symbols_before(predictor: Predictor, ids: Ids, longest: int) -> Curve:
-    """Bits of a symbol by how many stand before it, up to `longest`, all read in one go.
+    """Measure bits per symbol by the number of symbols before it, up to `longest`, all read in one pass.
 
     Each point is the mean over the symbols with x/2 to x others before them. The n-gram prior sees no further
     back.
@@ -204,7 +204,7 @@ def by_symbols_before(predictor: Predictor, ids: Ids, longest: int) -> Curve:
 
 
 def by_symbols_seen(predictor: Predictor, ids: Ids, block_size: int) -> Curve:
-    """Bits of the same symbols, each predicted from the last 1, 2, 4, ... up to a block before it."""
+    """Measure bits of the same symbols, each predicted from the last 1, 2, 4, ... up to a block before it."""
     if len(ids) - block_size < CURVE_FEWEST:
         return []
     chosen = np.unique(np.linspace(block_size, len(ids) - 1, CURVE_CHARS).astype(int))
@@ -219,10 +219,10 @@ def by_symbols_seen(predictor: Predictor, ids: Ids, block_size: int) -> Curve:
 
 
 def _point(x: int, bits: NDArray[np.float64]) -> tuple[float, float, float | None]:
-    """A point from values in the order of the text, (N,)."""
+    """Return a point from values in the order of the text, (N,)."""
     return float(x), float(bits.mean()), standard_error(bits)
 
 
 def _powers(most: int) -> list[int]:
-    """1, 2, 4, ... and `most`."""
+    """Return 1, 2, 4, ... and `most`."""
     return [*(1 << i for i in range(most.bit_length()) if 1 << i < most), most]

@@ -1,4 +1,4 @@
-"""Running a comparison: each variant with each seed is trained, then scored on the same text."""
+"""Run a comparison: train each variant with each seed, then score them on the same text."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ AFTERWARDS = 0.1  # seconds that a run leaves for what follows it
 
 @dataclass(frozen=True, kw_only=True)
 class Began:
-    """A run begins, or goes on."""
+    """A run begins, or is resumed."""
 
     task: Task
     number: int
@@ -37,7 +37,7 @@ class Began:
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
-    """A run is trained, and is being scored."""
+    """A run's training has ended, and its scoring begins."""
 
     task: Task
 
@@ -51,27 +51,27 @@ class Scored:
 
 
 def plan_of(comparison: Comparison, task: Task, n_train: int) -> Choice:
-    """Plan a run; UsageError where its settings conflict."""
+    """Plan a run. Raises UsageError if its settings conflict."""
     variant = task.variant
     try:
         training = replace(variant.training, seed=task.seed)
         if training.members is None and not variant.model.is_ngram:  # one model is compared with another
             training = replace(training, members=single_kind(variant.model, n_train))
         choice = choose(comparison.budget, n_train, variant.model, training)
-        choice = replace(choice, plan=choice.plan.closed())  # what is compared stays the same on the way
+        choice = replace(choice, plan=choice.plan.closed())  # fixed, so that what is compared stays equal
         return choice.record(comparison.budget, comparison.threads)
     except ValueError as error:
         raise UsageError(f"{variant.label}: {error}") from None
 
 
 def unintended(comparison: Comparison, choices: Sequence[Choice]) -> list[str]:
-    """Settings that differ between runs without being varied, like `n_embd: 96, 100`."""
+    """Return settings that differ between runs without being varied, like `n_embd: 96, 100`."""
     follow = {"seed", *comparison.axes}
     trained = [choice for choice in choices if not choice.model.is_ngram]
     if "model" in follow and trained:
         choices = trained  # an n-gram model has few of the settings that a transformer has
     if "mixer" in follow:
-        follow |= {"position", "n_head"}  # which go with it
+        follow |= {"position", "n_head"}  # these depend on the mixer
     if "prior" in follow:
         follow |= {"prior_order", "prior_dropout", "prior_chars"}
     found = []
@@ -97,7 +97,7 @@ def compare(
     warn: Callable[[str], None],
     share: Share = WHOLE,
 ) -> Events:
-    """Train and score the missing runs of a share until `stop`: each run's events, between Began and Scored.
+    """Train and score the missing runs of a share until `stop`. Yields each run's events, between Began and Scored.
 
     An interrupted run resumes from its last checkpoint under its own plan. A run that another process trains is left
     to it.
@@ -112,7 +112,7 @@ def compare(
             continue
         if stop.is_set():
             return
-        check_run(run, comparison, task)  # again: the runs before it took their time
+        check_run(run, comparison, task)  # again, since the runs before it took time
         files.make_folder(run.path)
         try:
             run.lock()
@@ -125,7 +125,7 @@ def compare(
 
 
 def unfinished(folder: RunFolder, comparison: Comparison) -> list[RunFolder]:
-    """The runs that have no result yet. Raises AlteredError for a result of other runs or weights."""
+    """Return the runs that have no result yet. Raises AlteredError for a result of other runs or weights."""
     runs = [(run_of(folder, task), comparison.fingerprint(task)) for task in comparison.tasks()]
     return [run for run, fingerprint in runs if find_result(run, fingerprint) is None]
 
@@ -167,7 +167,7 @@ def _train(
 def _session(
     run: RunFolder, comparison: Comparison, task: Task, loaded: Loaded, warn: Callable[[str], None]
 ) -> tuple[Session, Deadline | None]:
-    """The session of an interrupted run to resume, or of a new one; the run is locked."""
+    """Return the session of an interrupted run to resume, or of a new one; the run is locked."""
     seconds = comparison.budget.seconds
     if (run.path / "run.json").is_file() and run.steps():
         try:
@@ -178,7 +178,7 @@ def _session(
             warn(f"{run.name} starts again from step 0: {error}")
     for path in sorted(
         run.path.iterdir(), key=lambda path: path.name != "run.json"
-    ):  # without it there is no run
+    ):  # first, since without it there is no run
         if path.name != LOCK:  # whoever waits for the lock must find this one
             files.remove_tree(path)
     started = perf_counter()  # counting the text is part of a run's time

@@ -1,4 +1,4 @@
-"""Which of a comparison's runs one of several processes trains: every n-th, by the process's number."""
+"""Divide a comparison's runs among several processes: each trains every n-th one."""
 
 import re
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class Share:
     of: int = 1
 
     def part(self, runs: Sequence[T]) -> list[tuple[int, T]]:
-        """Every run of this share, with its number among all of them, from 1."""
+        """Return every run of this share, with its number among all of them, from 1."""
         return list(enumerate(runs, 1))[self.number - 1 :: self.of]
 
     def __str__(self) -> str:
@@ -32,7 +32,7 @@ WHOLE = Share()
 
 
 def share_of(given: str | None, place: Place) -> Share:
-    """The share that `--share` names, otherwise that of a rank. Raises UsageError."""
+    """Parse `--share`, or return the share of a rank. Raises UsageError."""
     if given is None:
         return Share(place.rank + 1, place.size)
     if place.size > 1:

@@ -31,21 +31,21 @@ class Row:
     interval: Interval | None = None
     difference: float | None = None
     difference_interval: Interval | None = None
-    larger_than_noise: bool | None = None  # None: cannot be said
+    larger_than_noise: bool | None = None  # None: unknown
     problem: str | None = None
 
     @property
     def chars_per_second(self) -> float:
-        """In training, the median over seeds."""
+        """The speed of training, the median over seeds."""
         return median(result.chars_per_second for _, result in self.results)
 
     @property
     def chars_read(self) -> float:
-        """In training, the mean over seeds."""
+        """Characters read in training, the mean over seeds."""
         return fmean(result.chars_read for _, result in self.results)
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
+        """Return a JSON object."""
         first = self.results[0][1] if self.results else None
         return {
             "values": self.variant.values,
@@ -76,7 +76,7 @@ class Verdict:
 
 
 def verdict(folder: RunFolder, comparison: Comparison) -> Verdict:
-    """Compare the finished runs. Raises CheckpointError for runs and results in folders of others."""
+    """Compare the finished runs. Raises CheckpointError for runs and results that do not belong to their folders."""
     refuse_links(folder.path, "the comparison")
     whole: list[tuple[Variant, Results]] = []
     lacking: list[Row] = []
@@ -107,12 +107,12 @@ def verdict(folder: RunFolder, comparison: Comparison) -> Verdict:
 
 
 def _bits(folder: RunFolder, results: Results) -> NDArray[np.float64]:
-    """Of each seed and character: (S, N)."""
+    """Read the bits of each seed and character: (S, N)."""
     return np.stack([read_nats(run_of(folder, task), result) for task, result in results]) / log(2)
 
 
 def _row(folder: RunFolder, variant: Variant, results: Results, first: NDArray[np.float64] | None) -> Row:
-    """A variant's figures, and its difference from the `first`, of the same seed and character."""
+    """Return a variant's row, with its difference from the `first`, by seed and character."""
     bits = _bits(folder, results)
     row = Row(variant=variant, results=results, bits=float(bits.mean()), interval=confidence_interval(bits))
     if first is None:
@@ -129,7 +129,7 @@ def _row(folder: RunFolder, variant: Variant, results: Results, first: NDArray[n
 
 
 def _says(comparison: Comparison, rows: list[Row], chars: int) -> list[str]:
-    """In words: which differences are larger than noise, and what the noise includes."""
+    """Say which differences are larger than noise, and what the noise includes."""
     if len(rows) < 2:
         return []
     said, first = [], rows[0].variant.label

@@ -1,4 +1,4 @@
-"""What a comparison trains: one configuration, with some of its settings varied."""
+"""The variants of a comparison: one configuration, with some of its settings varied."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ TRAINING = {
 VARIED = {**MODEL, **TRAINING}
 WORDS = {"on": True, "off": False}
 NOT_SET = "auto"
-"""The value of a setting that is not given: the plan chooses, or the rule in its help."""
+"""The value that leaves a setting unset, so that the plan chooses it, or the rule in its help."""
 LONGEST_NAME = 70
 MOST_VARIANTS = 1000
 
@@ -52,14 +52,14 @@ class Variant:
 
     @property
     def folder(self) -> str:
-        """The same as the name of a folder."""
+        """Its name as a folder."""
         parts = (f"{name}-{written(value)}" for name, value in self.values.items())
         whole = "_".join(parts).replace(",", "+")
         cut = f"{whole[:LONGEST_NAME]}-{sha256(whole.encode()).hexdigest()[:8]}"
         return whole if len(whole) <= LONGEST_NAME else cut
 
     def check(self) -> None:
-        """Raise ValueError where `--vary` cannot give such values, or the configurations have others."""
+        """Raise ValueError if `--vary` cannot give such values, or the configurations do not have them."""
         for name, value in self.values.items():
             if name not in VARIED:
                 raise ValueError(f"{name!r} cannot be varied")
@@ -69,13 +69,13 @@ class Variant:
 
 
 def written(value: Any) -> str:
-    """A value as it is given to `--vary`, but for mixers, which are joined by commas elsewhere."""
+    """Format a value as given to `--vary`, except for mixers, which are joined by commas elsewhere."""
     words = {None: NOT_SET, True: "on", False: "off"}
     return words[value] if value is None or isinstance(value, bool) else str(value)
 
 
 def parse_axis(text: str) -> tuple[str, list[Any]]:
-    """A setting and the values it takes, from `position=none,learned`; UsageError for what cannot be."""
+    """Parse a setting and its values, such as `position=none,learned`. Raises UsageError if invalid."""
     given, _, values = text.partition("=")
     name = given.strip().removeprefix("--").replace("-", "_")
     if name not in VARIED:
@@ -91,7 +91,7 @@ def parse_axis(text: str) -> tuple[str, list[Any]]:
 
 
 def _parse(setting: Setting, word: str, text: str) -> Any:
-    """One value; UsageError if the setting cannot take it."""
+    """Parse one value. Raises UsageError if the setting cannot take it."""
     of_words = isinstance(setting.limit, Choice | Choices)
     reason = f"{word!r} is not a value of `{setting.name}`"
     try:
@@ -112,7 +112,7 @@ def _parse(setting: Setting, word: str, text: str) -> Any:
 
 
 def _variant(values: dict[str, Any], model: ModelConfig, training: TrainingConfig) -> Variant:
-    """The configurations with these values; ValueError where they do not go together.
+    """Build a variant with these values. Raises ValueError if they contradict each other.
 
     An n-gram model compared with a transformer ignores the settings that only a transformer has.
     """
@@ -128,9 +128,9 @@ def _variant(values: dict[str, Any], model: ModelConfig, training: TrainingConfi
 def variants(
     axes: Mapping[str, Sequence[Any]], model: ModelConfig, training: TrainingConfig
 ) -> tuple[list[Variant], list[str]]:
-    """Every combination of the values that can act, and a sentence for each that cannot.
+    """Return every valid combination of the values, and a sentence for each invalid one.
 
-    Raises UsageError where fewer than two can, and, if one setting only is varied, where any cannot.
+    Raises UsageError if fewer than two are valid, and, if only one setting is varied, if any is not.
     """
     found, refused = [], []
     for combination in product(*axes.values()):

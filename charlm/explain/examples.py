@@ -30,7 +30,7 @@ from charlm.ngram.build import build
 from charlm.training.optimizer import orthogonalize
 
 PERMUTATION = (2, 0, 1, 5, 3, 4)
-"""Not a reversal, which keeps every distance, so that ALiBi would not notice it."""
+"""A permutation that is not a reversal, which keeps every distance, so that ALiBi would not notice it."""
 
 Row = tuple[str | int | float, ...]
 Table = tuple[tuple[str, ...], list[Row]]

@@ -1,4 +1,4 @@
-"""The topics of `charlm explain`: each is a class or function of the code, explained by its docstring or a text here."""
+"""The topics of `charlm explain`: each is a class or function of the code, explained by its docstring or a text below."""
 
 import inspect
 from collections.abc import Callable
@@ -78,12 +78,12 @@ embeddings and the head use AdamW. Jordan et al. 2024, kellerjordan.github.io/po
 scale: Liu et al. 2025, arXiv 2502.16982.
 """
 PLAIN = "--plain "
-"""The n-gram prior and embeddings predict most of what architectures differ in, and hide the difference."""
+"""The option that leaves out n-gram prior and embeddings, which predict most of the text and hide architecture differences."""
 
 
 @dataclass(frozen=True)
 class Topic:
-    """What a topic is about, its example, and what shows its effect: a comparison, or something to try."""
+    """The subject of a topic, its example, and how to see its effect: a comparison, or something to try."""
 
     subject: Any  # the class or function whose docstring is the text
     example: Callable[[], Table]
@@ -96,7 +96,7 @@ class Topic:
 
 @dataclass(frozen=True)
 class Example:
-    """A sentence that says what is computed, and the numbers."""
+    """A computed example: a sentence that says what is computed, and the numbers."""
 
     says: str
     header: tuple[str, ...]
@@ -105,7 +105,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Everything that is shown of a topic."""
+    """Everything that is shown about a topic."""
 
     topic: str
     text: str
@@ -176,16 +176,16 @@ TOPICS = {
     ),
     "muon": Topic(orthogonalize, examples.muon, "optimizer=muon,adamw", text=MUON, plain=False),
 }
-"""In the order in which they build on one another."""
+"""The topics, in the order in which they build on one another."""
 
 
 def first_line(topic: str) -> str:
-    """What a topic is, in a sentence. Raises UsageError if there is no such topic."""
+    """Return a topic's first sentence. Raises UsageError if there is no such topic."""
     return _text(_find(topic)).partition("\n")[0]
 
 
 def explain(topic: str) -> Explanation:
-    """A topic's text, its example, computed now, and what to try. Raises UsageError for an unknown topic."""
+    """Return a topic's text, its example, computed now, and what to try. Raises UsageError for an unknown topic."""
     found = _find(topic)
     command = None
     if found.vary is not None:
@@ -213,7 +213,7 @@ def _text(topic: Topic) -> str:
 
 
 def _place(topic: Topic) -> str:
-    """The file, relative to the folder that holds the package, and the line of the class or function."""
+    """Return the file, relative to the folder that holds the package, and the line of the class or function."""
     package = Path(charlm.__file__).parent
     subject = inspect.unwrap(topic.subject)
     file = Path(inspect.getfile(subject)).relative_to(package.parent)

@@ -1,4 +1,4 @@
-"""Exports: a plain decoder in the formats of other programs. What they need is an extra, imported only here."""
+"""Export a plain decoder to the formats of other programs, whose libraries are an extra, imported only here."""
 
 from importlib import import_module
 from typing import Any
@@ -9,7 +9,7 @@ INSTALL = 'pip install "charlm-cli[export]"'
 
 
 def need(to: str, *modules: str) -> Any:
-    """The first of these modules, all of them imported. Raises UsageError, with the command that installs them."""
+    """Import these modules and return the first. Raises UsageError, with the command that installs a missing one."""
     found = []
     for name in modules:
         try:

@@ -1,4 +1,4 @@
-"""The model card: what the model is, how good it is and how that was measured, and how to use it."""
+"""Write the model card: what the model is, how good it is and how that was measured, and how to use it."""
 
 from collections.abc import Iterator
 from math import log
@@ -33,7 +33,7 @@ print(tokenizer.decode(model.generate(ids)[0]))
 
 
 def model_card(decoder: PlainDecoder) -> str:
-    """The model card as Markdown. The licence is left to whoever publishes the model."""
+    """Return the model card as Markdown. The licence is left to whoever publishes the model."""
     parts = [HEAD, f"# {one_line(decoder.name)}\n", *_model(decoder), *_figures(decoder), *_limits(decoder)]
     prompt = one_line("".join(char for char in decoder.vocabulary.chars if char.isalpha())[:1] or "a")
     parts += [USE.replace("PROMPT", prompt), _licence()]
@@ -98,7 +98,7 @@ def _limits(decoder: PlainDecoder) -> Iterator[str]:
 
 
 def changes_of(text: TextConfig) -> str:
-    """How a text was changed before training, which the tokenizers of other programs do not do; empty if it was not."""
+    """Say how the text was normalized before training, which other programs' tokenizers do not do; empty if it was not."""
     changes = {
         f"normal form {(text.normalize or '').upper()}": text.normalize is not None,
         "line ends as line feeds": text.newlines == "lf",

@@ -1,4 +1,4 @@
-"""What can be exported: a run that predicts with one plain decoder, and nothing else."""
+"""The plain decoder that an export writes, and why a run may not be one."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,7 +26,7 @@ END_PIECE = "<|endoftext|>"
 
 @dataclass(frozen=True)
 class PlainDecoder:
-    """A decoder to export: its weights, vocabulary and temperature, and the run that they are of."""
+    """A decoder to export, with its run's weights, vocabulary and temperature."""
 
     snapshot: Snapshot
     shape: Qwen3Shape
@@ -39,16 +39,16 @@ class PlainDecoder:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """Its ids are those of the exported model."""
+        """The vocabulary, whose ids are those of the exported model."""
         return self.snapshot.vocabulary
 
     @property
     def config(self) -> ModelConfig:
-        """The shape of the decoder, as charlm has it."""
+        """The configuration of the decoder in charlm."""
         return self.snapshot.model_config
 
     def qwen3(self, n_ids: int | None = None) -> dict[str, Tensor]:
-        """The weights as those of Qwen3, with rows for so many ids: by default for all of the vocabulary."""
+        """Convert the weights to Qwen3's, with rows for so many ids: by default for all of the vocabulary."""
         shape = self.shape if n_ids is None else replace(self.shape, n_ids=n_ids)
         return to_qwen3(self.snapshot.weights, shape, self.temperature)
 
@@ -65,12 +65,12 @@ class PlainDecoder:
 
 
 def byte_piece(byte: int) -> str:
-    """A byte as tokenizers with byte fallback name it."""
+    """Return the name of a byte in tokenizers with byte fallback."""
     return f"<0x{byte:02X}>"
 
 
 def plain_decoder(run: "Run") -> PlainDecoder:
-    """The decoder of a run. Raises UsageError if it is not all that predicts, with the command that trains one that is."""
+    """Return the decoder of a run. Raises UsageError, with the command that trains a plain one, if it is not all that predicts."""
     snapshot, why = run.snapshot, why_not_plain(run.snapshot)
     if why is not None:
         raise UsageError(
@@ -83,7 +83,7 @@ def plain_decoder(run: "Run") -> PlainDecoder:
 
 
 def why_not_plain(snapshot: Snapshot) -> str | None:
-    """What in a run only charlm computes, in words; None for a plain decoder."""
+    """Say what in a run only charlm can compute; None for a plain decoder."""
     mixture = snapshot.mixture
     if mixture is not None and mixture.n_members > 1:
         configs = [member.model_config for member in snapshot.earlier] + [snapshot.model_config]
@@ -97,19 +97,19 @@ def why_not_plain(snapshot: Snapshot) -> str | None:
 
 
 def plain_command(run: "Run") -> str:
-    """The command that trains a plain decoder on a run's text, with that run as its teacher where it can be one."""
+    """Return the command that distils a plain decoder from a run, or, if the run cannot be a teacher, trains one."""
     facts, text = run.snapshot.run, run.text_config
     if text.val_file is not None:
         text = replace(text, val_file=relative(text.val_file))
     words = ["--plain"]
-    if facts.parent is None:  # a fine-tuned run divides its text as its parent did, which a new one cannot
+    if facts.parent is None:  # a fine-tuned run splits its text as its parent did, which a new one cannot
         words += ["--teacher", run.name, *folder_words(RunFolder(run.path))]
     sources = ["FILE" if path == "-" else relative(path) for path in facts.corpus.sources]
     return train_command(sources, words, (ModelConfig(), TrainingConfig(), text))
 
 
 def tokenizer_json(decoder: PlainDecoder, to: str) -> bytes:
-    """tokenizer.json for the library `tokenizers`: characters as a BPE without merges; a character without an id is spelled in bytes. Raises UsageError."""
+    """Return tokenizer.json for the `tokenizers` library: a BPE of characters without merges, with byte fallback. Raises UsageError."""
     tokenizers = need(to, "tokenizers")
     ids = {piece: i for i, piece in enumerate(decoder.pieces)}
     tokenizer: Any = tokenizers.Tokenizer(tokenizers.models.BPE(ids, [], byte_fallback=True))

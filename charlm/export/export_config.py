@@ -1,4 +1,4 @@
-"""The settings of `charlm export`, apart from what computes, so that the help needs no torch."""
+"""The settings of `charlm export`, in a module of their own, so that the help needs no torch."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -12,7 +12,7 @@ FORMATS = (HF, GGUF, ONNX)
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig(Settings):
-    """What is written. Raises ValueError for what has no effect."""
+    """What to write. Raises ValueError for a setting without effect."""
 
     to: Annotated[
         str | None,

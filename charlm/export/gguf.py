@@ -1,7 +1,7 @@
-"""`--to gguf`: a file for llama.cpp, and a Modelfile with which ollama runs it.
+"""`--to gguf`: write a file for llama.cpp, and a Modelfile with which ollama runs it.
 
-Its tokenizer is the one of Llama 2 (SentencePiece): it looks for the characters of a text in the vocabulary, and spells those
-that it does not find in bytes. Nothing is merged, since no piece has two characters.
+Its tokenizer is Llama 2's (SentencePiece), which looks up the characters of a text in the vocabulary, and encodes those
+it does not find as bytes. Nothing is merged, since no piece has two characters.
 """
 
 from collections.abc import Iterator
@@ -28,12 +28,12 @@ PARAMETER top_p 1
 PARAMETER min_p 0
 PARAMETER repeat_penalty 1
 """
-"""Penalties for repetition, which ollama has by default, are for words: of letters, all repeat."""
+"""ollama's default repetition penalty is meant for words; letters all repeat, so it is turned off."""
 
 
 @dataclass(frozen=True)
 class Token:
-    """An entry of the vocabulary, as llama.cpp has it."""
+    """An entry of llama.cpp's vocabulary."""
 
     text: str
     kind: str  # the name of a gguf.TokenType
@@ -52,19 +52,19 @@ def write_gguf(decoder: PlainDecoder, folder: Path, number_format: str = "f16") 
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    files.write_synced(path, draft.read_bytes())  # which waits for the disk, as gguf does not
+    files.write_synced(path, draft.read_bytes())  # synced to the disk, which gguf does not do
     draft.unlink()
     sampling = {"block_size": decoder.shape.block_size, "temperature": SamplingConfig().temperature}
     files.write_synced(folder / "Modelfile", MODELFILE.format(file=path.name, **sampling).encode())
 
 
 def tokens_of(decoder: PlainDecoder) -> Iterator[Token]:
-    """What llama.cpp's vocabulary has for each id, and one more for a model without documents: their end.
+    """Yield the entry of llama.cpp's vocabulary for each id, and an end of document for a model without documents.
 
-    That one stands for the special ids that a file must name; the usual ones are characters here. llama.cpp turns each space
-    into U+2581 before it looks, and each U+2581 into a space where it writes. Where the vocabulary has that character too, both
-    are tokens of the user's, which are taken as they stand, though in time that grows with the square of the length of a
-    text. Code point 0 ends a name there, so its id has the name of the byte, whose own id no text ever gets.
+    That one serves as the special ids that a file must name; the usual ones are characters here. llama.cpp replaces each
+    space by U+2581 before look-up, and each U+2581 by a space on output. If the vocabulary has U+2581 too, both are
+    user-defined tokens, which are matched literally, though in time quadratic in the length of a text. A NUL would end
+    a name there, so its id has the name of the byte, whose own id no text ever gets.
     """
     vocabulary, pieces = decoder.vocabulary, decoder.pieces
     space, both = int(vocabulary.encode(SPACE)[0]), SPACE_PIECE in vocabulary.chars
@@ -133,6 +133,6 @@ def _add_tensors(writer: Any, gguf: Any, decoder: PlainDecoder, n_ids: int, numb
         if array.ndim == 2 and number_format == "q8_0" and array.shape[1] % 32 == 0:
             kind = gguf.GGMLQuantizationType.Q8_0
             array = gguf.quants.quantize(array, kind)
-        elif array.ndim == 2 and number_format != "f32":  # rows that do not fill blocks too
+        elif array.ndim == 2 and number_format != "f32":  # also rows that do not fill whole blocks of q8_0
             array, kind = array.astype(np.float16), gguf.GGMLQuantizationType.F16
         writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), array, raw_dtype=kind)

@@ -1,4 +1,4 @@
-"""`--to hf`: a folder that transformers loads without code of ours, and that `charlm train --from` reads back."""
+"""`--to hf`: write a folder that transformers loads without code of ours, and that `charlm train --from` reads back."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def write_hf(decoder: PlainDecoder, folder: Path) -> None:
 
 
 def export_facts(decoder: PlainDecoder) -> ExportFacts:
-    """What charlm.json says."""
+    """Return the contents of charlm.json."""
     snapshot = decoder.snapshot
     text, corpus = without_paths(snapshot.run)
     return ExportFacts(
@@ -60,7 +60,7 @@ def _dump(decoder: PlainDecoder) -> bytes:
 
 
 def _generation_config(decoder: PlainDecoder) -> dict[str, Any]:
-    """Samples as those of `charlm sample`: its temperature, and nothing cut off. They end where the context does."""
+    """Return settings to sample as `charlm sample` does: its temperature, nothing cut off. Samples end with the context."""
     end = decoder.vocabulary.end
     return {
         "do_sample": True,
@@ -75,7 +75,7 @@ def _generation_config(decoder: PlainDecoder) -> dict[str, Any]:
 
 
 def _tokenizer_config(decoder: PlainDecoder) -> dict[str, Any]:
-    """Nothing is added to a text, or taken from it: its ids are those of charlm."""
+    """Return settings under which nothing is added to or removed from a text, so that its ids are charlm's."""
     end = None if decoder.vocabulary.end is None else END_PIECE
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",

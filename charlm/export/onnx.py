@@ -1,4 +1,4 @@
-"""`--to onnx`: a graph for onnxruntime, with the keys and values of the text before as inputs and outputs.
+"""`--to onnx`: write a graph for onnxruntime, with the keys and values of the preceding text as inputs and outputs.
 
 Shapes: B batch, T positions, P positions before, S = P + T, C width, L layers, H heads, K key and value heads, D head size, V
 ids, N symbols, W block size.
@@ -31,7 +31,7 @@ OUTPUTS = ("logits", "keys", "values")
 
 
 class OnnxDecoder(nn.Module):
-    """A plain decoder without a branch on its input, as a graph needs it. The softmax of its logits is what charlm predicts."""
+    """A plain decoder without branches on its input, as a graph requires. The softmax of its logits is charlm's prediction."""
 
     cosines: Tensor
     sines: Tensor
@@ -47,7 +47,7 @@ class OnnxDecoder(nn.Module):
         self.register_buffer("sines", turns.sin().float())
 
     def forward(self, ids: Tensor, past_keys: Tensor, past_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (B, T, V) after `ids` (B, T); keys and values (L, B, K, S, D), of the text before (L, B, K, P, D) too."""
+        """Return logits (B, T, V) after `ids` (B, T), and keys and values (L, B, K, S, D), including the past (L, B, K, P, D)."""
         P, T = past_keys.shape[3], ids.shape[1]
         pos = torch.arange(P, P + T)
         angles = self.cosines.index_select(0, pos), self.sines.index_select(0, pos)
@@ -69,7 +69,7 @@ class OnnxDecoder(nn.Module):
         return self._with_escape(logits), torch.stack(all_keys), torch.stack(all_values)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor) -> Tensor:
-        """(B, T, C) from q (B, H, T, D), k and v (B, K, S, D); groups of heads share keys and values."""
+        """Attend: (B, T, C) from q (B, H, T, D), k and v (B, K, S, D); groups of heads share keys and values."""
         group = self.shape.n_head // self.shape.n_kv_head
         k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
         scores = q @ k.transpose(-2, -1) * self.shape.head_size**-0.5  # (B, H, T, S)
@@ -77,7 +77,7 @@ class OnnxDecoder(nn.Module):
         return (weights @ v).transpose(1, 2).flatten(2)
 
     def _with_escape(self, logits: Tensor) -> Tensor:
-        """Logits (B, T, V) from those of the symbols (B, T, N): bytes that training never saw share a small probability."""
+        """Extend logits of symbols (B, T, N) to all ids (B, T, V): bytes that training never saw share a small probability."""
         unseen = self.shape.n_ids - self.shape.n_symbols
         if not unseen:
             return logits
@@ -91,7 +91,7 @@ def write_onnx(decoder: PlainDecoder, folder: Path) -> None:
     shape, model = decoder.shape, OnnxDecoder(decoder)
     keys, values = torch.zeros(
         2, shape.n_layer, 2, shape.n_kv_head, 3, shape.head_size
-    )  # two, or they were one input
+    )  # two tensors, else they would become one input
     batch, new, before = (torch.export.Dim(name) for name in ("batch", "new", "before"))
     with _silence():
         program = torch.onnx.export(
@@ -112,7 +112,7 @@ def write_onnx(decoder: PlainDecoder, folder: Path) -> None:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Within it torch keeps to itself what it would tell of its own passes, and of packages that it does not find."""
+    """Suppress torch's messages about its own passes and about packages that it does not find."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

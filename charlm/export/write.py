@@ -1,4 +1,4 @@
-"""Write an export: a new folder, which appears whole or not at all."""
+"""Write an export into a new folder, atomically."""
 
 import os
 from collections.abc import Callable
@@ -17,7 +17,7 @@ WRITERS: dict[str, Callable[[PlainDecoder, Path], None]] = {HF: write_hf, GGUF: 
 
 
 def check_destination(folder: Path) -> None:
-    """Raise UsageError where no new folder of that name can be made; an empty one may be there."""
+    """Raise UsageError if no new folder of that name can be made; an existing empty one is allowed."""
     shown = one_line(str(folder))
     if shown in ("-", "/dev/stdout"):
         raise UsageError(f"-o {shown}: an export is a folder of several files; name a new folder")
@@ -30,7 +30,7 @@ def check_destination(folder: Path) -> None:
 
 
 def export(decoder: PlainDecoder, folder: Path, config: ExportConfig) -> int:
-    """Write the files of an export into a new folder; how many bytes. Raises UsageError, ResourceError."""
+    """Write the files of an export into a new folder. Return their size in bytes. Raises UsageError, ResourceError."""
     check_destination(folder)
 
     def taken() -> bool:

@@ -1,4 +1,4 @@
-"""What computing on a GPU needs: batches that fit its memory, and its failures in words."""
+"""Computing on a GPU: batches that fit its memory, and its failures as plain messages."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,10 +16,10 @@ quietly: Say = logging.getLogger("charlm").info
 
 
 class Batches:
-    """Batches of work that fit a device's memory: half as large from the time on that one did not fit."""
+    """Batches of work that fit a device's memory: when one does not fit, batches are halved from then on."""
 
     def __init__(self, what: str, single: str, remedy: str = "give --device cpu") -> None:
-        """`what` is computed, in the plural; `single` is one of it, and `remedy` what to do where that does not fit."""
+        """Words for messages: `what` is computed, `single` is one of it, `remedy` what to do if one does not fit."""
         self._what, self._single, self._remedy = what, single, remedy
         self._most: int | None = None  # None: all fitted
 
@@ -31,9 +31,9 @@ class Batches:
         device: torch.device,
         say: Say,
     ) -> Iterator[T]:
-        """Yield what `compute` gives for the items, at most `at_once` together; `say` is told where the memory is full.
+        """Yield what `compute` returns for the items, at most `at_once` together; `say` is called when memory is full.
 
-        Raises ResourceError for a single item that does not fit, and where the GPU fails.
+        Raises ResourceError for a single item that does not fit, and if the GPU fails.
         """
         i = 0
         with gpu_failures(device):
@@ -44,7 +44,7 @@ class Batches:
                 if found is not None:
                     yield from found
                     i += len(part)
-                else:  # what filled the memory is gone with the error
+                else:  # the memory was freed with the error
                     self._most = self._halved(len(part), device, say)
 
     def _halved(self, n: int, device: torch.device, say: Say) -> int:
@@ -60,7 +60,7 @@ class Batches:
 
 @contextmanager
 def gpu_failures(device: torch.device) -> Iterator[None]:
-    """Raise ResourceError where a GPU fails, or its memory is full after all."""
+    """Raise ResourceError if the GPU fails or its memory is full."""
     try:
         yield
     except RuntimeError as error:  # torch.OutOfMemoryError and NotImplementedError too

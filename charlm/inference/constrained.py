@@ -1,8 +1,8 @@
 """Constrained decoding: symbols after which a sample could no longer match a pattern are masked.
 
-The rest keep the probabilities that the model gives them, divided by their sum. Where the sample matches already,
-nothing is masked, and a symbol that the pattern cannot take ends it. So the model decides where to end, and a sample is
-never in a dead end: what may follow is computed for the characters that the model can write, and for those left.
+The other symbols keep the model's probabilities, divided by their sum. Where a sample matches already, nothing is masked,
+and a symbol that the pattern does not allow ends the sample. So the model decides where to end. A sample never gets into
+a dead end: only symbols that lead to a match in the model's characters, and in the length that is left, may follow.
 
 Axes: G samples of a group, V symbols.
 """
@@ -19,7 +19,7 @@ from charlm.native.decoder import Floats
 from charlm.terminal import one_line
 
 ENDED = -1
-"""Stands in place of an id where a sample has ended."""
+"""Takes the place of an id once a sample has ended."""
 NUMBERS_KEPT = 1 << 23
 MOST_SHOWN = 10
 FIRST_POINT = {2: 0x80, 3: 0x800, 4: 0x10000}
@@ -27,14 +27,14 @@ FIRST_POINT = {2: 0x80, 3: 0x800, 4: 0x10000}
 
 
 class SymbolMatcher:
-    """What may follow in the model's symbols: characters, and the bytes that spell others."""
+    """Matches a pattern in the model's symbols: characters, and the bytes that spell other characters."""
 
     def __init__(self, pattern: str, vocabulary: Vocabulary) -> None:
-        """Raises UsageError for a pattern that nothing this model can write matches."""
+        """Raises UsageError if no text that this model can write matches the pattern."""
         spelled = _spelled_points(vocabulary.trained_bytes)
         points = np.union1d(spelled, [ord(char) for char in vocabulary.chars])
         self.chars = NfaMatcher(build_nfa(pattern), points)
-        self._by_bytes = np.isin(points, spelled)  # which of the points bytes can spell
+        self._by_bytes = np.isin(points, spelled)  # whether bytes can spell a point
         if self.chars.fewest >= IMPOSSIBLE:
             lacking = ", ".join(map(one_line, self.chars.empty_sets[:MOST_SHOWN]))
             why = f": it lacks {lacking}" if lacking else ""
@@ -57,7 +57,7 @@ class SymbolMatcher:
         self._needs: dict[tuple[State, bytes], Needs] = {}
 
     def check_length(self, length: int) -> None:
-        """UsageError where no text of at most so many characters matches."""
+        """Raise UsageError if no text of at most `length` characters matches."""
         fewest = self.chars.fewest
         if fewest > length:
             raise UsageError(
@@ -66,9 +66,9 @@ class SymbolMatcher:
             )
 
     def needs(self, state: State, begun: bytes) -> Needs:
-        """How many more characters a match needs at least, if a symbol is next: (V,).
+        """Return the fewest further characters to a match, for each symbol as the next one: (V,).
 
-        `begun`: the first bytes of a character. It counts as one that is still needed.
+        `begun`: the first bytes of an incomplete character, which counts as one of them.
         """
         key = state, begun
         if key not in self._needs:
@@ -85,19 +85,19 @@ class SymbolMatcher:
         return needs
 
     def step(self, state: State, begun: bytes, symbol: int) -> tuple[State, bytes]:
-        """The state after a symbol, and the bytes of a character that it leaves incomplete."""
+        """Return the state after a symbol, and the bytes of a character that it leaves incomplete."""
         begun += self._spellings[symbol]
         if len(begun) < _utf8_length(begun):
             return state, begun
         return self.chars.step(state, self._class(begun)), b""
 
     def _class(self, char: bytes) -> int:
-        """The class of a character that the model can write."""
+        """Return the class of a character that the model can write."""
         at = int(self.chars.points.searchsorted(ord(char.decode())))
         return int(self.chars.class_of[at])
 
     def _after(self, begun: bytes) -> NDArray[np.intp]:
-        """The classes of the characters that begin with these bytes and can be spelled."""
+        """Return the classes of the characters that begin with these bytes and can be spelled."""
         if begun not in self._classes_after:
             low, high = _points_after(begun)
             part = slice(*self.chars.points.searchsorted([low, high]))
@@ -106,7 +106,7 @@ class SymbolMatcher:
 
 
 class Constraint:
-    """How far each of several samples has come in a pattern that it must match as a whole."""
+    """The state of several samples in a pattern that each of them must match as a whole."""
 
     def __init__(self, matcher: SymbolMatcher, n: int, length: int) -> None:
         """`length`: the most characters of a sample, enough for a match."""
@@ -115,7 +115,7 @@ class Constraint:
         self._left = [length] * n  # characters that each may still write
 
     def mask(self, samples: NDArray[np.int64], scores: Floats) -> Floats:
-        """Scores (G, V) of samples (G,), minus infinity where the sample could no longer match."""
+        """Mask scores (G, V) of samples (G,) with minus infinity where the sample could no longer match."""
         scores = scores.copy()
         for row, sample in zip(scores, samples.tolist(), strict=True):
             state, begun = self._states[sample]
@@ -124,7 +124,7 @@ class Constraint:
         return scores
 
     def read(self, samples: NDArray[np.int64], ids: IdRows) -> IdRows:
-        """Read the next id of each sample (G,). Returns them with ENDED where a sample ends before it."""
+        """Read the next id of each sample (G,). Returns the ids, with ENDED where a sample ends before its id."""
         read = ids.copy()
         for i, (sample, symbol) in enumerate(zip(samples.tolist(), ids.tolist(), strict=True)):
             state, begun = self._states[sample]
@@ -137,7 +137,7 @@ class Constraint:
 
 
 def _spelled_points(trained: bytes) -> Points:
-    """The code points whose UTF-8 has only these bytes, ascending."""
+    """Return the code points whose UTF-8 has only these bytes, ascending."""
     has = np.zeros(256, np.bool_)
     has[list(trained)] = True
     points = np.arange(N_POINTS, dtype=np.uint32)
@@ -151,13 +151,13 @@ def _spelled_points(trained: bytes) -> Points:
 
 
 def _utf8_length(begun: bytes) -> int:
-    """How many bytes a character has that begins so."""
+    """Return the number of bytes in UTF-8 of a character that begins with these bytes."""
     first = begun[0]
     return 1 if first < 0x80 else 2 if first < 0xE0 else 3 if first < 0xF0 else 4
 
 
 def _points_after(begun: bytes) -> tuple[int, int]:
-    """The first code point that begins with these bytes, of which the first is not ASCII, and the one after the last."""
+    """Return the range of code points that begin with these bytes, the first of which is not ASCII: first, last + 1."""
     if not 0xC2 <= begun[0] <= 0xF4 or any(byte & 0xC0 != 0x80 for byte in begun[1:]):
         return 0, 0
     length = _utf8_length(begun)

@@ -16,7 +16,7 @@ from charlm.config import ModelConfig
 
 
 class Chunk(NamedTuple):
-    """A part of a text that is read at once, by positions in it: ids[start : end - 1] predict ids[first:end]."""
+    """A part of a text that is read at once: ids[start : end - 1] predict ids[first:end]."""
 
     start: int
     first: int
@@ -30,11 +30,11 @@ class ContextRule:
     block_size: int
     stride: int
     carried: bool = False
-    reset_prior_at_start: bool = False  # the n-gram prior, too, sees nothing before the start of the chunk
+    reset_prior_at_start: bool = False  # the n-gram prior sees nothing before the chunk either
 
     @classmethod
     def of(cls, block_size: int, stride: int | None = None, *, carried: bool = False) -> "ContextRule":
-        """The rule with a stride of half a block by default. Raises ValueError if `stride` is not allowed."""
+        """Return the rule with a stride of half a block by default. Raises ValueError if `stride` is not allowed."""
         if carried:
             if stride is not None:
                 raise ValueError(
@@ -48,12 +48,12 @@ class ContextRule:
 
     @classmethod
     def of_order(cls, order: int) -> "ContextRule":
-        """The rule of an n-gram model, which sees exactly `order` characters before each."""
+        """Return the rule of an n-gram model, which sees exactly `order` characters before each."""
         return cls(max(1, order), 1)
 
     @classmethod
     def of_model(cls, config: ModelConfig, stride: int | None = None) -> "ContextRule":
-        """The rule of a model of this configuration. Raises ValueError if `stride` is not allowed."""
+        """Return the rule of a model of this configuration. Raises ValueError if `stride` is not allowed."""
         if config.is_ngram:
             assert config.prior_order is not None
             if stride is not None:
@@ -66,29 +66,29 @@ class ContextRule:
         return cls.of(config.block_size, stride, carried=config.carries_state)
 
     def start(self, t: int) -> int:
-        """s(t): where the context of character t begins."""
+        """Return s(t), where the context of character t begins."""
         return 0 if self.carried else self.stride * self._moves(t)
 
     def n_chunks(self, n: int) -> int:
-        """How many chunks score characters 1 to n - 1 (character 0 has no context)."""
+        """Return the number of chunks that score characters 1 to n - 1 (character 0 has no context)."""
         return 0 if n < 2 else 1 + self._moves(n - 1)
 
     def chunk_of(self, t: int) -> int:
-        """The chunk that scores character t, t > 0."""
+        """Return the chunk that scores character t, t > 0."""
         return self._moves(t)
 
     def chunk(self, k: int, n: int) -> Chunk:
-        """Chunk k of a text of n."""
+        """Return chunk k of a text of n characters."""
         start = k * self.stride
         end = min(start + self.block_size + 1, n)
         return Chunk(start, self.start_of_scores(k), end)
 
     def start_of_scores(self, k: int) -> int:
-        """The first character that chunk k scores."""
+        """Return the first character that chunk k scores."""
         return 1 if k == 0 else k * self.stride + self.block_size - self.stride + 1
 
     def describe(self, unit: str, prior_order: int = 0) -> str:
-        """The context of each symbol in words; a symbol is a `unit`."""
+        """Describe the context of each symbol in words; a symbol is a `unit`."""
         if self.carried:
             return f"all {unit}s before each (state carried from one to the next)"
         least, most = self.block_size - self.stride, self.block_size
@@ -96,5 +96,5 @@ class ContextRule:
         return f"{words}; the n-gram prior always sees {prior_order}" if prior_order > least else words
 
     def _moves(self, t: int) -> int:
-        """How often the window has moved when character t is predicted."""
+        """Return how often the window has moved when character t is predicted."""
         return max(0, -((self.block_size - t) // self.stride))

@@ -1,4 +1,4 @@
-"""The settings of `charlm play`, apart from what computes it, so that the help needs no NumPy."""
+"""The settings of `charlm play`, in a file of their own so that the help needs no NumPy."""
 
 from dataclasses import dataclass
 from typing import Annotated

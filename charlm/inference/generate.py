@@ -1,7 +1,7 @@
 """Text generation as an iterator of pieces: many samples side by side, each character as soon as it is certain.
 
 The noise of symbol t of sample i of a prompt depends on (its seed, i, t) only, so a sample does not depend on what else
-is sampled beside it. If the model knows document ends, the next document of a sample starts with nothing before it.
+is sampled at the same time. If the model knows document ends, the next document of a sample starts with nothing before it.
 
 Shapes: P prompts, n samples of each, G samples of a group, T positions.
 """
@@ -30,7 +30,7 @@ from charlm.rng import uniform
 
 SampleNumbers = NDArray[np.int64]  # which of the samples of all prompts
 ROWS_AT_ONCE, ROWS_AT_ONCE_ON_GPU = 64, 512
-"""Samples of several prompts that are written side by side: more would be no faster, and hold more memory."""
+"""Samples of several prompts that are generated together: more would be no faster, and take more memory."""
 N_SEEDS = 1 << 63
 NOISE_AT_ONCE = 256
 MOST_WAITING = 64
@@ -45,7 +45,7 @@ class Piece:
     sample: int
     text: str
     prompt: int = 0  # the number of the prompt that it continues
-    nats: tuple[float, ...] = ()  # the surprisal of each character, where it was asked for
+    nats: tuple[float, ...] = ()  # the surprisal of each character, if requested
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def generate(
             first=numbers[0],
             surprisal=surprisal,
         )
-        begun = next(drawn)  # which takes most of the memory: a cache has room for a whole block
+        begun = next(drawn)  # takes most of the memory: a cache has room for a whole block
         return _pieces(samples, chain([begun], drawn))
 
     batches = Batches("prompts", f"{n:,} samples at once", "write fewer at once, or give --device cpu")
@@ -130,7 +130,7 @@ def _check_effect(vocabulary: Vocabulary, config: SamplingConfig, *, one_documen
 
 
 def _pieces(samples: list["_Sample"], drawn: Iterator["Drawn"]) -> Iterator[Piece | Ended]:
-    """The text of all samples from their next ids, until the last one ends."""
+    """Yield the text of all samples from their next ids, until the last one ends."""
     waiting: list[Drawn] = []
     enough, due = 1, 0.0  # the first character is shown at once
     for step in drawn:
@@ -151,7 +151,7 @@ def _pieces(samples: list["_Sample"], drawn: Iterator["Drawn"]) -> Iterator[Piec
 
 
 def seed_of(seed: int, prompt: int) -> int:
-    """The seed that prompt number `prompt` is continued with: by itself, that seed writes the same."""
+    """Return the seed of prompt number `prompt`: given to that prompt alone, it generates the same text."""
     return (seed + prompt) % N_SEEDS
 
 
@@ -159,7 +159,7 @@ class Drawn(NamedTuple):
     """The next id of each of G samples."""
 
     ids: IdRows  # (G,)
-    nats: NDArray[np.float64] | None = None  # (G,): their surprisal; None where it was not asked for
+    nats: NDArray[np.float64] | None = None  # (G,): their surprisal; None if not requested
 
 
 def draw(
@@ -175,7 +175,7 @@ def draw(
 ) -> Iterator[Drawn]:
     """Draw n endless continuations of each of P prompts (T,), and yield the next id of each, (P n,), again and again.
 
-    Recent n-grams are left out: on its own text the model would repeat itself, at low temperatures without end.
+    Recent n-grams are not used: on its own text they would make the model repeat itself, at low temperatures endlessly.
     The seed is random unless `config` has one. With `one_document`, a sample yields
     only the end symbol once its document has ended; otherwise its next document begins, in a group of its own.
     With a `constraint`, a sample yields only ENDED once it has ended. `first`: the number of the first prompt.
@@ -203,7 +203,7 @@ def draw(
 
 
 def _groups(predictor: Predictor, prompts: Sequence[IdRows], n: int) -> list["_Group"]:
-    """A group for all prompts of one length: a batch has one length, and padding would be read."""
+    """Group the prompts by length: a batch has one length, since padding would be read."""
     by_length: dict[int, list[int]] = {}
     for j, prompt in enumerate(prompts):
         by_length.setdefault(len(prompt), []).append(j)
@@ -221,7 +221,7 @@ class _Group:
     """Samples whose documents began together, so that one batch steps through all of them."""
 
     def __init__(self, predictor: Predictor, prompts: IdRows, samples: SampleNumbers) -> None:
-        """`prompts` (P, T): each is that of as many samples, one after another."""
+        """`prompts` (P, T): each is shared by n / P consecutive samples."""
         self.samples = samples  # (G,): numbers of the samples that are still in this document
         self._predictor, n = predictor, len(samples)
         self._rows = np.arange(n)  # (G,): their rows in the batch
@@ -229,14 +229,14 @@ class _Group:
         P, T = prompts.shape
         rows = (
             torch.from_numpy(prompts)[:, None].expand(P, n // P, T).reshape(n, T)
-        )  # of one prompt no copies
+        )  # a single prompt is not copied
         self._state, logp = predictor.step(predictor.start(n), rows)
         self._logits = logp.cpu().numpy()
 
     def choose(
         self, noise: NDArray[np.float64], config: SamplingConfig, constraint: Constraint | None
     ) -> IdRows:
-        """The next id of each sample, (G,). Bytes that training never saw are scored, but never written."""
+        """Choose the next id of each sample, (G,). Bytes that training never saw are never chosen."""
         logits = self._next_logits()
         if constraint is None:
             return sample_next(logits, noise, config)
@@ -244,7 +244,7 @@ class _Group:
         return constraint.read(self.samples, ids)
 
     def surprisal(self, ids: IdRows) -> NDArray[np.float64]:
-        """The surprisal of the chosen ids, (G,), in nats, as the predictor scores them; 0 for ENDED."""
+        """Return the surprisal of the chosen ids, (G,), in nats, as the predictor scores them; 0 for ENDED."""
         vocabulary, nats = self._predictor.vocabulary, np.zeros(len(ids))
         escape = log1p(-ESCAPE) if vocabulary.n_ids > vocabulary.n_symbols else 0.0
         for i, row in enumerate(self._next_logits()):
@@ -255,7 +255,7 @@ class _Group:
         return nats
 
     def _next_logits(self) -> Floats:
-        """Logits (G, symbols) of the next id of each sample."""
+        """Return logits (G, symbols) of the next id of each sample."""
         logits = self._logits if len(self._rows) == len(self._last) else self._logits[self._rows]
         return logits[:, : self._predictor.vocabulary.n_symbols]
 
@@ -273,7 +273,7 @@ class _Group:
 
 
 class _Sample:
-    """One sample: takes ids, and yields the text that no stop text can take back."""
+    """One sample: takes ids, and yields text as soon as no stop text can remove it."""
 
     def __init__(
         self,
@@ -296,14 +296,14 @@ class _Sample:
         self._costs = _CharacterCosts(decoder)
 
     def write(self, ids: list[int], nats: Sequence[float] | None = None) -> Iterator[Piece | Ended]:
-        """Take more ids, and their surprisal where that is wanted; those after the end of the sample are dropped."""
+        """Take more ids, and their surprisal if requested; ids after the end of the sample are dropped."""
         ended = self._end is not None and self._end in ids
         if self._end is not None and ended:
             ids = ids[: ids.index(self._end)]
         text = self._decoder.feed(ids) if nats is None else self._costs.feed(ids, nats)
         text = (text + self._decoder.flush() if ended else text)[: self.left]
         self.left -= len(text)
-        if self.left == 0:  # goes before `ended`: the clock decides whether one call sees both
+        if self.left == 0:  # checked before `ended`: timing decides whether one call sees both
             self.reason = "length"
         elif ended:
             self.reason = self._why
@@ -324,11 +324,11 @@ class _CharacterCosts:
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
-        self._begun = 0.0  # of the symbols of a character that is not complete
+        self._begun = 0.0  # the surprisal of an incomplete character so far
         self._nats: list[float] = []
 
     def feed(self, ids: Sequence[int], nats: Sequence[float]) -> str:
-        """The text that is complete with these ids, whose surprisal is `nats`."""
+        """Return the text that these ids complete; `nats` is their surprisal."""
         text = ""
         for i, cost in zip(ids, nats, strict=False):
             found, self._begun = self._decoder.feed([i]), self._begun + cost
@@ -339,13 +339,13 @@ class _CharacterCosts:
         return text
 
     def take(self, n: int) -> tuple[float, ...]:
-        """The surprisal of the next n characters that are passed on; 0 for what no symbol stands for."""
+        """Return the surprisal of the next n characters that are passed on; 0 for characters without a symbol."""
         taken, self._nats = self._nats[:n], self._nats[n:]
         return (*taken, *[0.0] * (n - len(taken)))
 
 
 def _noise(seeds: Sequence[int], n: int) -> Iterator[NDArray[np.float64]]:
-    """Uniform numbers in [0, 1) of each of n samples for each of P seeds, (P n,), for one symbol after another."""
+    """Yield, symbol after symbol, a uniform number in [0, 1) for each of n samples of each of P seeds: (P n,)."""
     of_rows, samples = np.repeat(np.array(seeds), n), np.tile(np.arange(n), len(seeds))
     for first in count(0, NOISE_AT_ONCE):
         yield from uniform(of_rows, samples, np.arange(first, first + NOISE_AT_ONCE)[:, None])
@@ -354,12 +354,12 @@ def _noise(seeds: Sequence[int], n: int) -> Iterator[NDArray[np.float64]]:
 def sample_text(
     predictor: Predictor, prompt: str, config: SamplingConfig, length: int, document_separator: str = ""
 ) -> str:
-    """One sample as a string."""
+    """Return one sample as a string."""
     pieces = generate(predictor, [prompt], config, length=length, document_separator=document_separator)
     return "".join(piece.text for piece in pieces if isinstance(piece, Piece))
 
 
 def default_prompt(predictor: Predictor) -> str:
-    """The prompt if none is given: the start of a document, or a newline if training saw one."""
+    """Return the prompt if none is given: the start of a document, or a newline if training saw one."""
     vocabulary = predictor.vocabulary
     return "\n" if vocabulary.end is None and vocabulary.has_own_id("\n") else ""

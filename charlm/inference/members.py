@@ -1,6 +1,6 @@
-"""The predictor of a checkpoint, whatever was trained; several members predict as one.
+"""Build the predictor of a checkpoint, whatever kind of model was trained; a mixture's members predict as one.
 
-Shapes: B texts side by side, N places, V symbols.
+Shapes: B texts side by side, N positions, V symbols.
 """
 
 from collections.abc import Iterator, Sequence
@@ -46,14 +46,14 @@ class MixtureState:
 
 
 class MixturePredictor(Predictor):
-    """The members of a run as one distribution (`charlm.model.mixture`); each sees what its own context rule allows."""
+    """Pools the members of a run into one distribution (`charlm.model.mixture`); each follows its own context rule."""
 
     kind = "mixture"
 
     def __init__(
         self, members: Sequence[Predictor], mixture: Mixture, vocabulary: Vocabulary, *, native: bool = True
     ) -> None:
-        """`members` in the order of the mixture, their temperatures 1; `native` as of a transformer."""
+        """`members` in the order of the mixture, at temperature 1; `native` as in TransformerPredictor."""
         assert len(members) == mixture.n_members > 1
         self.members, self.mixture, self.vocabulary = tuple(members), mixture, vocabulary
         kernels = library() if native else None
@@ -77,15 +77,15 @@ class MixturePredictor(Predictor):
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
-        """Where its transformers compute; they are pooled on the CPU."""
+        """The device of its transformers; pooling is on the CPU."""
         return self._transformers[0].device
 
     def grid(self, rule: ContextRule) -> int:
-        """A part of a text is read in the same chunks as the whole if it begins at a multiple of this many ids."""
+        """Return g such that a part of a text has the same chunks as the whole text if it begins at a multiple of g ids."""
         return lcm(*(member.grid(own_rule(member, rule)) for member in self.members), rule.stride)
 
     def lookback(self, rule: ContextRule) -> int:
-        """How many ids before the predicted one can matter, apart from a carried state."""
+        """Return how many ids before the predicted one can matter, apart from a carried state."""
         return max(member.lookback(own_rule(member, rule)) for member in self.members)
 
     def distributions(
@@ -97,7 +97,7 @@ class MixturePredictor(Predictor):
         folds: Edges | None = None,
         carry: Carry | None = None,
     ) -> Iterator[Tensor]:
-        """For each of these chunks, the log-probabilities (n, V) of every id at each place that it scores."""
+        """Yield, for each chunk, the log-probabilities (n, V) of every id at each position that it scores."""
         for logps in self.of_members(ids, chunks, rule, folds=folds, carry=carry):
             pooled = torch.from_numpy(self.pool(logps))
             yield log_softmax_with_escape(self.vocabulary, pooled)
@@ -111,7 +111,7 @@ class MixturePredictor(Predictor):
         folds: Edges | None = None,
         carry: Carry | None = None,
     ) -> Iterator[tuple[Floats32, ...]]:
-        """For each of these chunks, the log-probabilities (n, symbols) of each member alone."""
+        """Yield, for each chunk, the log-probabilities (n, symbols) of each member alone."""
         return zip(
             *(
                 symbol_log_probs(member, ids, chunks, rule or self.rule, folds=folds, carry=carry)
@@ -121,13 +121,13 @@ class MixturePredictor(Predictor):
         )
 
     def first_log_probs(self) -> Scores:
-        """Log-probabilities (V,) of the first id of a text."""
+        """Return log-probabilities (V,) of the first id of a text."""
         firsts = [member.first_log_probs()[None, : self.vocabulary.n_symbols] for member in self.members]
         pooled = torch.from_numpy(self.pool(firsts))
         return log_softmax_with_escape(self.vocabulary, pooled)[0].double().numpy()
 
     def start(self, batch_size: int) -> MixtureState:
-        """The state of `batch_size` texts before their first character."""
+        """Return the state of `batch_size` texts before their first character."""
         ngrams = None if self.prior is None else NgramState(self.prior, batch_size)
         return MixtureState(ngrams, tuple(member.start(batch_size, ngrams) for member in self._transformers))
 
@@ -155,7 +155,7 @@ class MixturePredictor(Predictor):
         return self.pool(logits)
 
     def describe_context(self, rule: ContextRule) -> str:
-        """What each symbol is predicted from, in words."""
+        """Describe in words what each symbol is predicted from."""
         contexts = [member.describe_context(own_rule(member, rule)) for member in self.members]
         return " | ".join(
             dict.fromkeys(f"{kind}: {words}" for kind, words in zip(self.mixed, contexts, strict=True))
@@ -171,7 +171,7 @@ def symbol_log_probs(
     folds: Edges | None = None,
     carry: Carry | None = None,
 ) -> Iterator[Floats32]:
-    """A member's log-probabilities (n, symbols) at the places that each chunk of `rule` scores, by its own rule."""
+    """Yield a member's log-probabilities (n, symbols), by its own rule, where each chunk of `rule` scores."""
     own, n = own_rule(member, rule), len(ids)
     parts = [rule.chunk(k, n) for k in chunks]
     needed = [range(own.chunk_of(part.first), own.chunk_of(part.end - 1) + 1) for part in parts]
@@ -189,7 +189,7 @@ def symbol_log_probs(
 
 
 def own_rule(member: Predictor, rule: ContextRule) -> ContextRule:
-    """The rule of a member where the mixture follows `rule`: never a longer block than it was trained with."""
+    """Return a member's rule when the mixture follows `rule`: its block is never longer than in its training."""
     if isinstance(member, NgramPredictor):
         return member.in_blocks(rule)
     block_size = min(rule.block_size, member.rule.block_size)
@@ -199,7 +199,7 @@ def own_rule(member: Predictor, rule: ContextRule) -> ContextRule:
 
 
 def _of_symbols(vocabulary: Vocabulary, logp: Tensor) -> Floats32:
-    """Log-probabilities (N, symbols), without the bytes that training never saw."""
+    """Return log-probabilities (N, symbols), renormalised without the bytes that training never saw."""
     known = logp[:, : vocabulary.n_symbols]
     return torch.log_softmax(known, dim=-1).float().cpu().numpy()
 
@@ -213,11 +213,11 @@ def predictor_of(
     last: TransformerPredictor | None = None,
     say: Say = quietly,
 ) -> Predictor:
-    """The predictor of a checkpoint; transformers go to `device`, by default the CPU.
+    """Return the predictor of a checkpoint, with its transformers on `device`, by default the CPU.
 
-    `ngram`: the n-gram model, by default the saved one. `last`: what predicts by the weights of the last transformer, where
-    those of the snapshot have no values. `say` is told what does not fit the device. Raises CheckpointError if the n-gram
-    model is damaged.
+    `ngram`: the n-gram model, by default the saved one. `last`: the predictor of the last transformer, for a snapshot in
+    which its weights have no values. `say` is called with what does not fit the device. Raises CheckpointError if the
+    n-gram model is damaged.
     """
     ngram, vocabulary, mixture = ngram or snapshot.kneser_ney(), snapshot.vocabulary, snapshot.mixture
     if snapshot.model_config.is_ngram:
@@ -258,7 +258,7 @@ def predictor_of(
 
 
 def _move(transformers: Sequence[TransformerPredictor], device: torch.device) -> str | None:
-    """Move transformers to a GPU, and let each score and step there; returns why one cannot, or None."""
+    """Move transformers to a GPU, and try to score and step with each; return why one fails, or None."""
     ids = np.zeros(3, np.int64)
     try:
         for member in transformers:

@@ -34,7 +34,7 @@ UNSUPPORTED = {
 
 
 class Check(Enum):
-    """What an assertion asks of the characters before and after it."""
+    """What an assertion requires of the characters before and after it."""
 
     NONE = "nothing"
     START = "the start of the text"
@@ -56,14 +56,14 @@ class CharSet:
 
     @property
     def shown(self) -> str:
-        """As messages show it: with its characters instead of their code points."""
+        """The form in messages, with characters instead of their code points."""
         text = re.sub(r"\\U(\w{8})", lambda found: chr(int(found[1], 16)), self.source)
         return re.sub(r"\[(\\?.)\]", r"\1", text, flags=re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Node:
-    """A place in the pattern: it consumes a character of a set, or asserts something, or only leads on."""
+    """A place in the pattern: it consumes a character of a set, asserts something, or only leads to other nodes."""
 
     set: int | None = None  # the number of the set whose characters it consumes
     check: Check = Check.NONE
@@ -81,15 +81,15 @@ class Nfa:
 
 
 def build_nfa(pattern: str) -> Nfa:
-    """The automaton of a pattern in the syntax of Python's `re`.
+    """Build the automaton of a pattern in the syntax of Python's `re`.
 
-    Raises UsageError for what is no pattern, what no finite automaton can follow, and what is too large.
+    Raises UsageError for a pattern that is invalid, that no finite automaton can match, or that is too large.
     """
     parser: Any = importlib.import_module("re._parser")
     shown = one_line(pattern, 60)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a set that a later Python may read otherwise
+            warnings.simplefilter("ignore")  # about sets that later versions may read differently
             parsed = parser.parse(pattern)
             builder = _Builder(shown)
             start = builder.sequence(parsed, parsed.state.flags, 0)
@@ -111,7 +111,7 @@ class _Builder:
         self.sets: dict[CharSet, int] = {}
 
     def sequence(self, items: Iterable[Any], flags: int, after: int) -> int:
-        """The first node of parts that stand one after another."""
+        """Add parts that follow one another, and return their first node."""
         for op, value in reversed(list(items)):
             after = self._item(str(op), value, flags, after)
         return after
@@ -138,7 +138,7 @@ class _Builder:
         )
 
     def _repeat(self, least: int, most: int, items: Sequence[Any], flags: int, after: int) -> int:
-        """A part repeated: `least` times, then as often as it may."""
+        """Add a part repeated `least` to `most` times, and return its first node."""
         first = end = after
         if str(most) == "MAXREPEAT":
             loop = self._add(Node())
@@ -170,7 +170,7 @@ class _Builder:
 
 
 def _char_set(op: str, value: Any, flags: int) -> CharSet:
-    """What a part that consumes one character accepts."""
+    """Return the characters that a part which consumes one character accepts."""
     kept = flags & SET_FLAGS
     if op == "ANY":
         return CharSet(".", kept)
@@ -181,7 +181,7 @@ def _char_set(op: str, value: Any, flags: int) -> CharSet:
 
 
 def _member(kind: str, value: Any) -> str:
-    """One member of a set in brackets."""
+    """Write one member of a set in brackets."""
     if kind == "NEGATE":
         return "^"
     if kind == "RANGE":
@@ -196,7 +196,7 @@ def _escape(point: int) -> str:
 
 
 def _check(at: str, flags: int) -> Check:
-    """What an assertion asks; `$` asks for the very end, not for a newline before it, unless (?m) is set."""
+    """Return what an assertion requires; `$` is the very end, not a newline before it, unless (?m) is set."""
     lines = bool(flags & re.MULTILINE)
     if at in ("AT_BEGINNING", "AT_BEGINNING_STRING"):
         return Check.LINE_START if lines and at == "AT_BEGINNING" else Check.START

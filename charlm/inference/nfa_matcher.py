@@ -1,7 +1,7 @@
-"""Follow an NFA through a text: what may come next, and the fewest characters that complete a match.
+"""Run an NFA over a text: what may come next, and the fewest characters that complete a match.
 
-All states that the text may have led to are followed side by side, so each character costs at most the size of the
-automaton, whatever the pattern. Characters that no part of the pattern tells apart are one class.
+All nodes that the text may have reached are followed side by side, so each character costs at most the size of the
+automaton, whatever the pattern. Characters that no part of the pattern distinguishes are one class.
 
 Axes: U characters that may be written, K classes of them.
 """
@@ -21,9 +21,9 @@ from charlm.rng import mix
 
 Needs = NDArray[np.int64]
 IMPOSSIBLE = 1 << 40
-"""Stands for the number of characters to a match where there is none."""
+"""The number of characters to a match if there is none."""
 NUMBERS_KEPT = 1 << 22
-"""Bounds the memory of what is computed once for each state."""
+"""Limit on the numbers cached for states, which bounds the memory."""
 NEWLINE, WORD, ASCII_WORD, EDGE = 1, 2, 4, 8
 """What an assertion sees of a character, as bits; EDGE is the start or the end of the text."""
 MARKS = {NEWLINE: CharSet("\\n"), WORD: CharSet("\\w"), ASCII_WORD: CharSet("\\w", re.ASCII)}
@@ -31,7 +31,7 @@ MARKS = {NEWLINE: CharSet("\\n"), WORD: CharSet("\\w"), ASCII_WORD: CharSet("\\w
 
 @dataclass(frozen=True)
 class State:
-    """How far a text has come: the nodes that it may have led to, and the kind of its last character."""
+    """The state of a text: the nodes that it may have reached, and the kind of its last character."""
 
     nodes: frozenset[int]
     before: int
@@ -63,7 +63,7 @@ class NfaMatcher:
 
     @cached_property
     def empty_sets(self) -> list[str]:
-        """The sets of the pattern without a character that may be written."""
+        """The pattern's character sets that hold no character that may be written."""
         return [
             each.shown for each, holds in zip(self._nfa.sets, self._holds, strict=True) if not holds.any()
         ]
@@ -73,7 +73,7 @@ class NfaMatcher:
         return self._facts(state)[1]
 
     def needs(self, state: State) -> Needs:
-        """How many more characters a match needs at least, if one of this class is next: (K,)."""
+        """Return the fewest further characters to a match, for each class as that of the next one: (K,)."""
         return self._facts(state)[0]
 
     def _facts(self, state: State) -> tuple[Needs, bool]:
@@ -84,7 +84,7 @@ class NfaMatcher:
         return self._known[state]
 
     def step(self, state: State, of_class: int) -> State:
-        """The state after a character of a class."""
+        """Return the state after a character of a class."""
         key = state, of_class
         if key not in self._steps:
             if len(self._steps) * (1 + len(state.nodes)) > NUMBERS_KEPT:
@@ -116,7 +116,7 @@ class NfaMatcher:
         return needs
 
     def _closure(self, state: State, kind: int) -> Iterable[int]:
-        """The nodes that a state leads to before it consumes a character of this kind."""
+        """Return the nodes that a state leads to before it consumes a character of this kind."""
         nodes, seen, waiting = self._nfa.nodes, set(state.nodes), list(state.nodes)
         while waiting:
             node = nodes[waiting.pop()]
@@ -127,14 +127,14 @@ class NfaMatcher:
         return seen
 
     def _classes(self) -> tuple[NDArray[np.intp], NDArray[np.bool_], NDArray[np.int64]]:
-        """The class of each character (U,); whether a set holds a class, (sets, K); the kind of each class (K,)."""
+        """Return the class of each character (U,); whether a set holds a class, (sets, K); the kind of each class (K,)."""
         text = text_of(self.points)
         marks = MARKS if self._checks else {}
         every = [*self._nfa.sets, *marks.values()]
         runs = [np.array(list(_runs(each, text)), np.int64).reshape(-1, 2) for each in every]
         signature = np.zeros(
             len(text), np.uint64
-        )  # of the sets that hold a character; 64 random bits for each set
+        )  # the XOR of 64 random bits for each set that holds a character
         for held, bits in zip(runs, mix(np.arange(len(every)), 1), strict=True):
             for begin, end in held.tolist():
                 signature[begin:end] ^= bits
@@ -151,7 +151,7 @@ class NfaMatcher:
 
     @cached_property
     def _lengths(self) -> dict[int, dict[int, list[int]]]:
-        """Characters to a match at least, [kind before][kind of the next one][node]: backwards from the end."""
+        """Fewest characters to a match, by [kind before][kind of the next one][node], computed backwards from the end."""
         nodes, kinds = self._nfa.nodes, sorted(set(self._kinds.tolist()))
         befores = [*kinds, EDGE] if self._checks else kinds or [0]
         found = {before: {kind: [IMPOSSIBLE] * len(nodes) for kind in (*kinds, EDGE)} for before in befores}
@@ -177,7 +177,7 @@ class NfaMatcher:
 
 
 def _runs(chars: CharSet, text: str) -> Iterator[tuple[int, int]]:
-    """Where a text consists of characters of a set."""
+    """Return the spans of a text that consist of characters of a set."""
     return (found.span() for found in re.finditer(f"{chars.source}+", text, chars.flags))
 
 
@@ -191,6 +191,6 @@ def _passes(check: Check, before: int, after: int) -> bool:
         return after == EDGE or (check is Check.LINE_END and bool(after & NEWLINE))
     bit = ASCII_WORD if check in (Check.ASCII_BOUNDARY, Check.ASCII_INSIDE) else WORD
     if before == after == EDGE:
-        return False  # of an empty text the versions of Python say different things
+        return False  # versions of Python differ on empty text
     changes = bool(before & bit) != bool(after & bit)
     return changes == (check in (Check.BOUNDARY, Check.ASCII_BOUNDARY))

@@ -14,7 +14,7 @@ from charlm.native.ngram_rows import Cursor
 from charlm.ngram.kneser_ney import POSITIONS_AT_ONCE, KneserNey, PlainCursor
 
 NGRAM_BLOCK = 64
-"""Symbols of a chunk of the n-gram model, which needs no context but its own few symbols."""
+"""Symbols that a chunk of the n-gram model scores; its context is only `order` symbols."""
 
 
 class NgramPredictor(Predictor):
@@ -31,13 +31,13 @@ class NgramPredictor(Predictor):
         self._unseen = vocabulary.n_ids - vocabulary.n_symbols
 
     def score(self, ids: Ids, rule: ContextRule | None = None) -> Scores:
-        """The log-probability, in nats, of each id of a text given the ones before it: (N,)."""
+        """Return the log-probability, in nats, of each id of a text given the ones before it: (N,)."""
         return self._log_with_escape(self.model.probabilities(ids), np.asarray(ids))
 
     def score_chunks(
         self, ids: TextIds, chunks: Sequence[int], rule: ContextRule | None = None
     ) -> Iterator[Scores]:
-        """For each of these chunks of the context rule, the log-probabilities of the ids that it scores."""
+        """Yield, for each chunk of the context rule, the log-probabilities (n,) of the ids that it scores."""
         rule = rule or self.rule
         at_once = max(1, POSITIONS_AT_ONCE // rule.block_size)
         for i in range(0, len(chunks), at_once):
@@ -57,13 +57,13 @@ class NgramPredictor(Predictor):
         *,
         carry: Carry | None = None,
     ) -> Iterator[tuple[Scores, Tensor]]:
-        """The same with the distributions (n, V), which have single precision."""
+        """Yield the scores of `score_chunks` with their distributions (n, V), which have single precision."""
         yield from zip(
             self.score_chunks(ids, chunks, rule), self.distributions(ids, chunks, rule), strict=True
         )
 
     def in_blocks(self, rule: ContextRule) -> ContextRule:
-        """The rule that scores NGRAM_BLOCK symbols at a time."""
+        """Return the rule that scores NGRAM_BLOCK symbols at a time."""
         if rule.reset_prior_at_start:
             return rule
         return ContextRule(self.rule.block_size + NGRAM_BLOCK - 1, NGRAM_BLOCK)
@@ -77,7 +77,7 @@ class NgramPredictor(Predictor):
         folds: Edges | None = None,
         carry: Carry | None = None,
     ) -> Iterator[Tensor]:
-        """For each of these chunks, the log-probabilities (n, V) of every id at each place that it scores."""
+        """Yield, for each chunk, the log-probabilities (n, V) of every id at each position that it scores."""
         rule = rule or self.rule
         for k in chunks:
             start, first, end = rule.chunk(k, len(ids))
@@ -86,11 +86,11 @@ class NgramPredictor(Predictor):
             yield log_softmax_with_escape(self.vocabulary, torch.from_numpy(rows[0]))
 
     def first_log_probs(self) -> Scores:
-        """Log-probabilities (V,) of the first id of a text."""
+        """Return log-probabilities (V,) of the first id of a text."""
         return self.step(self.start(1), torch.empty((1, 0), dtype=torch.int64))[1][0].numpy()
 
     def start(self, batch_size: int) -> Cursor | PlainCursor:
-        """Where `batch_size` texts stand before the first character."""
+        """Return a cursor over `batch_size` texts before their first character."""
         return self.model.cursor(batch_size)
 
     def step(self, state: Cursor | PlainCursor, ids: Tensor) -> tuple[Cursor | PlainCursor, Tensor]:
@@ -99,12 +99,12 @@ class NgramPredictor(Predictor):
         return state, log_softmax_with_escape(self.vocabulary, torch.from_numpy(np.log(state.next())))
 
     def describe_context(self, rule: ContextRule) -> str:
-        """What each symbol is predicted from, in words."""
+        """Describe in words what each symbol is predicted from."""
         word, order = UNIT_NOUNS[self.vocabulary.units], self.model.order
         return f"{order or 'no'} {word}{'s' * (order != 1)} before each"
 
     def _log_with_escape(self, p: Scores, ids: Ids) -> Scores:
-        """Log-probabilities (N,) of ids, from the model's probabilities (N,) of those in the vocabulary."""
+        """Return log-probabilities (N,) of ids, from the model's probabilities (N,) of those in the vocabulary."""
         p = p * (1 - ESCAPE if self._unseen else 1)
         p[ids >= self.vocabulary.n_symbols] = ESCAPE / max(1, self._unseen)
         return np.log(p)

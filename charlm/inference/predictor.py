@@ -1,4 +1,4 @@
-"""The one contract for everything after training: score a text, or step through one.
+"""The interface to a trained model: score a text, or step through one.
 
 Sampling, evaluation, compression and comparison use a Predictor, whatever kind of model was trained.
 
@@ -36,7 +36,7 @@ from charlm.ngram.kneser_ney import KneserNey
 Scores = NDArray[np.float64]
 Edges = NDArray[np.int64]
 Carry = dict["TransformerPredictor", ModelCache]
-"""The states of models that carry one, from a part of a text to the next part of it."""
+"""The states of models that carry one from a part of a text to the next."""
 ESCAPE = 2.0**-16
 """The total probability of all bytes that training never saw, in every context."""
 IDS_AT_ONCE, IDS_AT_ONCE_ON_GPU = 8192, 65536
@@ -45,7 +45,7 @@ NUMBERS_AT_ONCE = 1 << 23
 
 
 def log_softmax_with_escape(vocabulary: Vocabulary, logits: Tensor) -> Tensor:
-    """Log-probabilities (..., V) from logits (..., symbols): log-softmax, with ESCAPE shared by the unseen bytes."""
+    """Return log-probabilities (..., V) from logits (..., symbols): log-softmax, with ESCAPE shared by the unseen bytes."""
     unseen = vocabulary.n_ids - logits.shape[-1]
     if not unseen:
         return torch.log_softmax(logits, dim=-1)
@@ -54,13 +54,13 @@ def log_softmax_with_escape(vocabulary: Vocabulary, logits: Tensor) -> Tensor:
 
 
 def unigram_log_probs(vocabulary: Vocabulary) -> Scores:
-    """Log-probabilities (V,) of a symbol without context: the logarithm of its frequency in the training text."""
+    """Return log-probabilities (V,) without context: the logarithms of the frequencies in the training text."""
     counts = torch.tensor(vocabulary.counts, dtype=torch.float64)
     return log_softmax_with_escape(vocabulary, counts.log()).numpy()
 
 
 class Predictor:
-    """A trained model of whatever kind, as sampling, evaluation, compression and comparison see it."""
+    """A trained model of any kind, as sampling, evaluation, compression and comparison see it."""
 
     kind: str  # its name in results: `transformer`, `ngram`, `mixture`
     vocabulary: Vocabulary
@@ -70,24 +70,24 @@ class Predictor:
     mixed: tuple[str, ...] = ()  # the kinds of its members, by `--members`; empty for a single model
     single_threaded: bool = False  # steps are so small that threads would only wait for each other
     kernels: str = "none"  # the build and clone of the compiled kernels that compute its steps
-    device = torch.device("cpu")  # where its transformers compute
-    say: Say = quietly  # told where a GPU's memory is full
+    device = torch.device("cpu")  # of its transformers
+    say: Say = quietly  # called when a GPU's memory is full
 
     def score(self, ids: Ids, rule: ContextRule | None = None) -> Scores:
-        """The log-probability, in nats, of each id of a text given the ones before it: (N,)."""
+        """Return the log-probability, in nats, of each id of a text given the ones before it: (N,)."""
         if not len(ids):
             return np.empty(0)
         chunks = range((rule or self.rule).n_chunks(len(ids)))
         return np.concatenate([self.first_log_probs()[ids[:1]], *self.score_chunks(ids, chunks, rule)])
 
     def first_log_probs(self) -> Scores:
-        """Log-probabilities (V,) of the first id of a text."""
+        """Return log-probabilities (V,) of the first id of a text."""
         raise NotImplementedError
 
     def score_chunks(
         self, ids: TextIds, chunks: Sequence[int], rule: ContextRule | None = None
     ) -> Iterator[Scores]:
-        """For each of these chunks of the context rule, the log-probabilities (n,) of the ids that it scores."""
+        """Yield, for each chunk of the context rule, the log-probabilities (n,) of the ids that it scores."""
         return (scores for scores, _ in self.predictions(ids, chunks, rule))
 
     def predictions(
@@ -98,7 +98,7 @@ class Predictor:
         *,
         carry: Carry | None = None,
     ) -> Iterator[tuple[Scores, Tensor]]:
-        """The same with the distributions (n, V) that the log-probabilities are from. `carry`: as in `distributions`."""
+        """Yield the scores of `score_chunks` with their distributions (n, V). `carry`: as in `distributions`."""
         rule = rule or self.rule
         for k, logp in zip(chunks, self.distributions(ids, chunks, rule, carry=carry), strict=True):
             part = rule.chunk(k, len(ids))
@@ -106,15 +106,15 @@ class Predictor:
             yield logp.gather(1, scored)[:, 0].double().numpy(), logp
 
     def in_blocks(self, rule: ContextRule) -> ContextRule:
-        """The rule that reads a whole text fastest, and gives the same predictions as `rule`."""
+        """Return the rule that reads a whole text fastest, with the same predictions as `rule`."""
         return rule
 
     def grid(self, rule: ContextRule) -> int:
-        """A part of a text is read in the same chunks as the whole if it begins at a multiple of this many ids."""
+        """Return g such that a part of a text has the same chunks as the whole text if it begins at a multiple of g ids."""
         return rule.stride
 
     def lookback(self, rule: ContextRule) -> int:
-        """How many ids before the predicted one can matter, apart from a carried state."""
+        """Return how many ids before the predicted one can matter, apart from a carried state."""
         return rule.block_size + (self.prior.order if self.prior else 0)
 
     def distributions(
@@ -126,16 +126,16 @@ class Predictor:
         folds: Edges | None = None,
         carry: Carry | None = None,
     ) -> Iterator[Tensor]:
-        """For each of these chunks, the log-probabilities (n, V) of every id at each place that it scores.
+        """Yield, for each chunk, the log-probabilities (n, V) of every id at each position that it scores.
 
         `folds` (F + 1,): edges in `ids`; the n-gram model leaves out its counts of the fold that a symbol is in.
-        `carry`: the states before the first of consecutive chunks, empty at the beginning of a text, and afterwards
-        those after the last; without it a carried state begins with the first chunk of `ids`.
+        `carry`: the states before the first of consecutive chunks (empty at the start of a text), updated to those
+        after the last; without it, a carried state starts at the first chunk of `ids`.
         """
         raise NotImplementedError
 
     def start(self, batch_size: int) -> Any:
-        """The state of `batch_size` texts before their first character."""
+        """Return the state of `batch_size` texts before their first character."""
         raise NotImplementedError
 
     def step(self, state: Any, ids: Tensor) -> tuple[Any, Tensor]:
@@ -154,7 +154,7 @@ class Predictor:
         return state, logp[:, : self.vocabulary.n_symbols].cpu().numpy()
 
     def describe_context(self, rule: ContextRule) -> str:
-        """What each symbol is predicted from, in words."""
+        """Describe in words what each symbol is predicted from."""
         return rule.describe(UNIT_NOUNS[self.vocabulary.units], self.prior.order if self.prior else 0)
 
 
@@ -176,7 +176,7 @@ class TransformerPredictor(Predictor):
         temperature: float = 1.0,
         native: bool = True,
     ) -> None:
-        """The logits are divided by `temperature`. `native`: steps may use the compiled kernels, else torch computes them."""
+        """The logits are divided by `temperature`. `native`: steps may use the compiled kernels instead of torch."""
         assert model.config.causal, "a model that reads ahead predicts nothing"
         assert (prior is None) == (model.prior is None)
         self.model, self.vocabulary, self.prior = model, vocabulary, prior
@@ -198,7 +198,7 @@ class TransformerPredictor(Predictor):
         temperature: float = 1.0,
         native: bool = True,
     ) -> "TransformerPredictor":
-        """A model with these weights, which it uses as they are; it takes the prior if its configuration has one."""
+        """Build a predictor that uses these weights without a copy, and the prior if the configuration has one."""
         model = empty_model(config, vocabulary.n_symbols)
         model.load_state_dict(weights, assign=True)
         prior = None if model.prior is None else prior
@@ -211,7 +211,7 @@ class TransformerPredictor(Predictor):
 
     @property
     def single_threaded(self) -> bool:  # type: ignore[override]
-        """Whether torch computes the steps, on the CPU; the fast decoder gives each thread enough to do."""
+        """Whether torch computes the steps on the CPU; the fast decoder has enough work for several threads."""
         return self.device.type == "cpu" and not (self._native and fast_decoder_fits(self.model))
 
     @property
@@ -230,7 +230,7 @@ class TransformerPredictor(Predictor):
         folds: Edges | None = None,
         carry: Carry | None = None,
     ) -> Iterator[Tensor]:
-        """For each of these chunks, the log-probabilities (n, V) of every id at each place that it scores."""
+        """Yield, for each chunk, the log-probabilities (n, V) of every id at each position that it scores."""
         rule = rule or self.rule
         assert not rule.carried or self.rule.carried, "this model has no state to carry"
         if rule.carried:
@@ -250,7 +250,7 @@ class TransformerPredictor(Predictor):
         folds: Edges | None,
         carry: Carry | None,
     ) -> Iterator[Tensor]:
-        """Read chunks one after another, carrying the state; each document starts from an empty one.
+        """Read chunks one after another, carrying the state; each document starts from an empty state.
 
         Here first = start + 1: a chunk has no context but the state. `a` and `b` bound its part of one document.
         """
@@ -277,7 +277,7 @@ class TransformerPredictor(Predictor):
     ) -> list[Tensor]:
         """Read independent chunks in one forward pass.
 
-        The ids of a row by their positions; the output at p predicts the id at p + 1:
+        Each row holds ids at these positions; the output at p predicts the id at p + 1:
 
             0             .. skip             context only, in all of these chunks
             skip + 1      .. first - start    context only, in this chunk
@@ -312,27 +312,27 @@ class TransformerPredictor(Predictor):
         docs: Tensor | None = None,
         log_prior: Tensor | None = None,
     ) -> Tensor:
-        """The last block's output (B, T, C), with the arguments of the model's `hidden`."""
+        """Return the last block's output (B, T, C); the arguments are those of the model's `hidden`."""
         return self.model.hidden(ids, cache, docs, log_prior)
 
     def new_cache(self, batch_size: int) -> ModelCache:
-        """An empty cache for `batch_size` texts."""
+        """Return an empty cache for `batch_size` texts."""
         return self.model.new_cache(batch_size)
 
     def at(self, temperature: float) -> "TransformerPredictor":
-        """The same at another temperature."""
+        """Return the same predictor at another temperature."""
         other = copy(self)
         other.temperature = temperature
         return other
 
     def forget_arrays(self) -> None:
-        """Give up what the fast decoder keeps of the weights."""
+        """Free the fast decoder's copy of the weights."""
         self._arrays = None
 
     def start(self, batch_size: int, ngrams: NgramState | None = None) -> TextState:
-        """The state of `batch_size` texts before their first character.
+        """Return the state of `batch_size` texts before their first character.
 
-        `ngrams`: the state of the prior, if the caller has one for several transformers.
+        `ngrams`: the state of the prior, if several transformers share it.
         """
         decoder = None
         kernels = library() if self._native and fast_decoder_fits(self.model) else None
@@ -385,10 +385,10 @@ class TransformerPredictor(Predictor):
 
     @torch.inference_mode()
     def _read_with_torch(self, state: TextState, in_cache: int, log_prior: Floats | None) -> Floats:
-        """Logits (B, symbols) after the unread ids of a state, with the prior (B, T, symbols) after each of them."""
+        """Return logits (B, symbols) after the unread ids of a state, given the prior (B, T, symbols) after each."""
         unread = torch.from_numpy(state.unread.copy()).to(self.device)
         if in_cache == 0:
-            state.cache = None  # before another one takes as much memory
+            state.cache = None  # freed before another one is allocated
             state.cache = self.new_cache(len(unread))
         prior = None if log_prior is None else torch.from_numpy(log_prior).to(self.device)
         hidden = self.hidden(unread, state.cache, log_prior=prior)[:, -1]  # (B, C)
@@ -403,9 +403,9 @@ class TransformerPredictor(Predictor):
         *,
         reset_context_at_start: bool = False,
     ) -> Tensor | None:
-        """The prior's log-probabilities (B, T, symbols) after each of T ids from each of `starts`; None without one.
+        """Return the prior's log-probabilities (B, T, symbols) after each of T ids from each of `starts`; None without one.
 
-        `reset_context_at_start`: without context from before a start. `folds`: as in `distributions`.
+        `reset_context_at_start`: read no context before a start. `folds`: as in `distributions`.
         """
         if self.prior is None:
             return None
@@ -414,12 +414,12 @@ class TransformerPredictor(Predictor):
         return torch.from_numpy(rows).to(self.device)
 
     def _log_probs(self, hidden: Tensor, log_prior: Tensor | None = None) -> Tensor:
-        """Log-probabilities (..., V) from the last layer's output (..., C)."""
+        """Return log-probabilities (..., V) from the last layer's output (..., C)."""
         logits = self.model.logits(hidden, log_prior) / self.temperature
         return log_softmax_with_escape(self.vocabulary, logits)
 
     def first_log_probs(self) -> Scores:
-        """Log-probabilities (V,) of the first id: by the prior, or by the frequencies in the training text."""
+        """Return log-probabilities (V,) of the first id: the prior's, or else those of the training text's frequencies."""
         if self.prior is None:
             return unigram_log_probs(self.vocabulary)
         log_prior = torch.from_numpy(np.log(self.prior.rows(self.prior.start(1))))  # (1, symbols)
@@ -427,5 +427,5 @@ class TransformerPredictor(Predictor):
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
-        """Where its weights are."""
+        """The device of its weights."""
         return self.model.embedding.weight.device

@@ -1,4 +1,4 @@
-"""A predictor that recent n-grams correct (`charlm.model.recent_ngrams`). Shapes as in predictor.py."""
+"""A predictor that corrects another one by recent n-grams (`charlm.model.recent_ngrams`). Shapes as in predictor.py."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from charlm.model.recent_ngrams import RecentNgrams
 
 @dataclass
 class RecentState:
-    """The last ids of B texts, beside the model's own state of them."""
+    """The last ids of B texts, and the state of the corrected predictor."""
 
     inner: Any
     ids: IdRows  # (B, room)
@@ -37,12 +37,12 @@ class RecentState:
 
 
 def without_recent(predictor: Predictor) -> Predictor:
-    """The predictor without recent n-grams."""
+    """Return the predictor without recent n-grams."""
     return predictor.base if isinstance(predictor, RecentPredictor) else predictor
 
 
 class RecentPredictor(Predictor):
-    """The distributions of another predictor, corrected by the recent n-grams of the text that is predicted.
+    """Corrects the distributions of another predictor by the recent n-grams of the predicted text.
 
     Like the n-gram prior they are not bound by the context rule: they see the last symbols of the document, unless
     the rule has `reset_prior_at_start`.
@@ -56,19 +56,19 @@ class RecentPredictor(Predictor):
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
-        """Where the model computes; it is corrected on the CPU."""
+        """The device of the model; corrections are computed on the CPU."""
         return self.base.device
 
     def in_blocks(self, rule: ContextRule) -> ContextRule:
-        """The rule that reads a whole text fastest, and gives the same predictions as `rule`."""
+        """Return the rule that reads a whole text fastest, with the same predictions as `rule`."""
         return self.base.in_blocks(rule)
 
     def grid(self, rule: ContextRule) -> int:
-        """A part of a text is read in the same chunks as the whole if it begins at a multiple of this many ids."""
+        """Return g such that a part of a text has the same chunks as the whole text if it begins at a multiple of g ids."""
         return self.base.grid(rule)
 
     def lookback(self, rule: ContextRule) -> int:
-        """How many ids before the predicted one can matter, apart from a carried state."""
+        """Return how many ids before the predicted one can matter, apart from a carried state."""
         return max(self.base.lookback(rule), self.recent.chars)
 
     def distributions(
@@ -80,7 +80,7 @@ class RecentPredictor(Predictor):
         folds: Edges | None = None,
         carry: Carry | None = None,
     ) -> Iterator[Tensor]:
-        """For each of these chunks, the log-probabilities (n, V) of every id at each place that it scores."""
+        """Yield, for each chunk, the log-probabilities (n, V) of every id at each position that it scores."""
         rule = rule or self.rule
         found = self.base.distributions(ids, chunks, rule, folds=folds, carry=carry)
         for k, logp in zip(chunks, found, strict=True):
@@ -93,11 +93,11 @@ class RecentPredictor(Predictor):
             yield torch.from_numpy(corrected)
 
     def first_log_probs(self) -> Scores:
-        """Log-probabilities (V,) of the first id of a text."""
+        """Return log-probabilities (V,) of the first id of a text."""
         return self.base.first_log_probs()
 
     def start(self, batch_size: int) -> RecentState:
-        """The state of `batch_size` texts before their first character."""
+        """Return the state of `batch_size` texts before their first character."""
         return RecentState(self.base.start(batch_size), np.empty((batch_size, 0), np.int64))
 
     def step(self, state: RecentState, ids: Tensor) -> tuple[RecentState, Tensor]:
@@ -112,7 +112,7 @@ class RecentPredictor(Predictor):
         return state, torch.from_numpy(corrected)
 
     def describe_context(self, rule: ContextRule) -> str:
-        """What each symbol is predicted from, in words."""
+        """Describe in words what each symbol is predicted from."""
         noun = UNIT_NOUNS[self.vocabulary.units]
         recent = f"n-grams of the last {self.recent.chars:,} {noun}s"
         return f"{self.base.describe_context(rule)}; {recent}"

@@ -1,4 +1,4 @@
-"""From scores (log-probabilities or logits) to the next symbol, and where a text stops.
+"""Sample the next symbol from scores (log-probabilities or logits), and cut texts at stop texts.
 
 Shapes: B texts side by side, V symbols.
 """
@@ -13,7 +13,7 @@ from charlm.native.decoder import Floats
 
 
 def sampling_weights(scores: Floats, config: SamplingConfig) -> Floats:
-    """Weights (B, V) in proportion to which the next symbols are drawn, from scores (B, V); they need not sum to 1.
+    """Return weights (B, V) in proportion to which next symbols are drawn, from scores (B, V); they need not sum to 1.
 
     `config` has the temperature, top-k, top-p and min-p (`charlm explain softmax`).
     """
@@ -42,7 +42,7 @@ def sampling_weights(scores: Floats, config: SamplingConfig) -> Floats:
 
 
 def sample_weighted(weights: Floats, uniform: Floats) -> NDArray[np.int64]:
-    """Symbols (B,) drawn in proportion to weights (B, V), given uniform numbers in [0, 1), (B,)."""
+    """Draw symbols (B,) in proportion to weights (B, V), given uniform numbers in [0, 1), (B,)."""
     cumulative = weights.cumsum(axis=-1)
     total = cumulative[:, -1]
     at = uniform * total
@@ -56,7 +56,7 @@ def sample_weighted(weights: Floats, uniform: Floats) -> NDArray[np.int64]:
 
 
 def sample_next(scores: Floats, uniform: Floats, config: SamplingConfig) -> NDArray[np.int64]:
-    """The next symbols (B,), from scores (B, V), log-probabilities or logits, and uniform numbers in [0, 1), (B,)."""
+    """Draw the next symbols (B,) from scores (B, V), log-probabilities or logits, given uniform numbers in [0, 1), (B,)."""
     return sample_weighted(sampling_weights(scores, config), uniform)
 
 
@@ -74,7 +74,7 @@ class StopFilter:
         self.found = False
 
     def feed(self, text: str) -> str:
-        """Take more text, and return what is certain now; nothing after a stop text was found."""
+        """Take more text, and return what can no longer be part of a stop text; nothing once one was found."""
         if self.found:
             return ""
         text, self._held = self._held + text, ""
@@ -90,6 +90,6 @@ class StopFilter:
         return text[:certain]
 
     def flush(self) -> str:
-        """The text ends: return what was held back."""
+        """Return what was held back, at the end of the text."""
         held, self._held = self._held, ""
         return held

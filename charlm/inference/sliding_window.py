@@ -20,7 +20,7 @@ the last bits of a product of matrices depend on the shape of the batch."""
 
 
 class SlidingWindow:
-    """Reads texts by a context rule; of a text only what later predictions can still see is kept."""
+    """Reads texts by a context rule, keeping only the part of a text that later predictions can still see."""
 
     def __init__(self, predictor: Predictor, rule: ContextRule | None = None) -> None:
         """The rule is the predictor's by default."""
@@ -51,7 +51,7 @@ class SlidingWindow:
                 kept, begin = kept[unseen - begin :], unseen
 
     def _complete(self, k: int, n: int, *, is_all: bool) -> int:
-        """The end of the chunks from k on that can be read at once when n ids are known."""
+        """Return the end of the chunks from k on that can be read at once when n ids are known."""
         stop = k + self._at_once
         if is_all:
             return min(stop, self._rule.n_chunks(n))

@@ -1,4 +1,4 @@
-"""What is kept of texts that are read step by step: by an n-gram model, and by a transformer.
+"""The state of texts that are read step by step, for an n-gram model and for a transformer.
 
 Shapes: B texts, T new ids, V symbols, W block size.
 """
@@ -15,7 +15,7 @@ IdRows = NDArray[np.int64]
 
 
 class NgramState:
-    """Where B texts stand in an n-gram model, for every transformer that starts from it and for the model itself."""
+    """The state of B texts in an n-gram model, shared by the model and the transformers that it is the prior of."""
 
     def __init__(self, model: KneserNey, batch_size: int) -> None:
         self.model = model
@@ -28,7 +28,7 @@ class NgramState:
         self._log_next = None
 
     def log_next(self) -> Floats32:
-        """Log-probabilities (B, V) of the next symbol, computed once for all who ask."""
+        """Return log-probabilities (B, V) of the next symbol, computed once for all users."""
         if self._log_next is None:
             self._log_next = log_float32(self._cursor.next())
         return self._log_next
@@ -71,7 +71,7 @@ class TextState:
         return self._unread[:, self._order :]
 
     def append(self, ids: IdRows) -> int:
-        """Add ids (B, T) to the texts. Returns how many ids of the window the cache holds already."""
+        """Append ids (B, T) to the texts. Returns how many ids of the window the cache holds already."""
         T, order = ids.shape[1], self._order
         in_cache = self.length - self._start
         filled = order + in_cache
@@ -92,7 +92,7 @@ class TextState:
         return in_cache
 
     def log_prior(self) -> Floats32 | None:
-        """Log-probabilities (B, T, V) of the n-gram prior, which has read all ids, after each unread one; None without it."""
+        """Return the prior's log-probabilities (B, T, V) after each unread id, once it has read them; None without it."""
         if self.prior is None:
             return None
         B, T = self.unread.shape

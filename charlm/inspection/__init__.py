@@ -1,1 +1,1 @@
-"""Inspection: what a text is like before training, and whether this machine can train."""
+"""Inspect a text before training, and check this machine and the files of a run."""

@@ -1,4 +1,4 @@
-"""The characters of a text: how often each occurs, what nobody sees, and what is written in two ways."""
+"""Examine the characters of a text: counts, invisible ones, normal forms, look-alikes and misread encodings."""
 
 import re
 import unicodedata
@@ -26,9 +26,9 @@ CONTROLS = {
     127: "DELETE",
     133: "NEXT LINE",
 }
-"""Of those without a name in Unicode, the names by which they are known."""
+"""The usual names of control characters, which have none in Unicode."""
 NEEDED = "\t\n\r\u200c\u200d"
-"""Controls that text is made of: ends of lines, tabs, and the joiners of scripts and emoji."""
+"""Invisible characters that text needs: line ends, tabs, and the joiners of scripts and emoji."""
 VISIBLE_FORMATS = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD}
 """Format characters that show a sign above or around a number."""
 
@@ -39,25 +39,25 @@ class Character:
 
     char: str
     code_point: str  # U+00E9
-    name: str  # in Unicode, or what it is known as
+    name: str  # in Unicode, or its usual name
     count: int
 
     @classmethod
     def of(cls, char: str, count: int) -> "Character":
-        """With its name."""
+        """Create one with its name."""
         name = unicodedata.name(char, "") or CONTROLS.get(ord(char)) or _kind(char)
         return cls(char, f"U+{ord(char):04X}", name, count)
 
 
 def is_invisible(char: str) -> bool:
-    """Whether a character shows nothing, yet steers or hides text."""
+    """Whether a character is invisible, yet controls or hides text."""
     if char in NEEDED or ord(char) in VISIBLE_FORMATS:
         return False
     return unicodedata.category(char) in ("Cc", "Cf", "Co", "Zl", "Zp")
 
 
 def list_characters(counts: Counts) -> list[Character]:
-    """All characters of a text, the most frequent first, from how often each code point occurs: (n,)."""
+    """List all characters of a text, the most frequent first, from how often each code point occurs: (n,)."""
     present = np.flatnonzero(counts)
     present = present[present != END_POINT]
     present = present[np.lexsort((present, -counts[present]))]
@@ -65,7 +65,7 @@ def list_characters(counts: Counts) -> list[Character]:
 
 
 def scripts(found: list[Character]) -> dict[str, int]:
-    """How often letters of each script occur, the most frequent first, by the first word of their names."""
+    """Count the letters of each script, the most frequent first, by the first word of their names."""
     counts: dict[str, int] = {}
     for character in found:
         if unicodedata.category(character.char).startswith("L"):
@@ -75,7 +75,7 @@ def scripts(found: list[Character]) -> dict[str, int]:
 
 
 def script_of(char: str) -> str:
-    """LATIN, CYRILLIC, CJK, ...: the first word of a letter's name."""
+    """Return the script of a letter, the first word of its name: LATIN, CYRILLIC, CJK, ..."""
     return unicodedata.name(char, "UNNAMED").split()[0].split("-")[0]
 
 
@@ -91,11 +91,11 @@ ALIKE_LETTERS = (
     ("LATIN", "CYRILLIC", "aаcсeеoоpрxхyуiіjјsѕAАBВCСEЕHНIІKКMМOОPРTТXХ"),
     ("LATIN", "GREEK", "oοvνAΑBΒEΕZΖHΗIΙKΚMΜNΝOΟPΡTΤXΧYΥ"),
 )
-"""Pairs of letters that look the same, of two scripts, the first one's first."""
+"""Pairs of letters of two scripts that look the same, the first script's first."""
 SHORTEST_WORD = 3
 SHOWN_WORDS = 5
 SPACES = LOOKALIKES[3].replace("\u3000", "")
-"""What looks like a space; the ideographic one is as wide as a character, and meant."""
+"""Characters that look like a space; the ideographic one is as wide as a character, and intended."""
 WORDS = re.compile(r"[^\W\d_]+")
 BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
 MISREAD = ("cp1252", "latin-1")
@@ -104,7 +104,7 @@ FEWEST_MISREAD, MISREAD_SHARE = 3, 0.2
 
 @dataclass(frozen=True)
 class NormalForms:
-    """How letters with marks are written: as one character, or as a letter and marks that could be one."""
+    """How letters with marks are encoded: as one character, or as a letter and marks that could be one."""
 
     composed: int
     decomposed: int
@@ -114,7 +114,7 @@ class NormalForms:
 
 
 def normal_forms(found: Sequence[Character], text: str) -> NormalForms:
-    """From all characters of a text, and a sample of the text."""
+    """Count normal forms in all characters of a text, and in a sample of it."""
     composed = unstable = 0
     for character in found:
         if unicodedata.normalize("NFC", character.char) != character.char:
@@ -123,7 +123,7 @@ def normal_forms(found: Sequence[Character], text: str) -> NormalForms:
             composed += character.count
     is_nfc = text.isascii() or unicodedata.is_normalized("NFC", text)
     decomposed = 0
-    if not is_nfc:  # characters that normalizing saves, less those that it adds where they stand alone
+    if not is_nfc:  # characters saved by normalizing, corrected for those whose own NFC is longer
         alone = sum((len(unicodedata.normalize("NFC", char)) - 1) * n for char, n in Counter(text).items())
         decomposed = max(0, len(text) + alone - len(normal_form(text, "NFC")))
     reordered = not (decomposed or unstable or is_nfc)
@@ -131,7 +131,7 @@ def normal_forms(found: Sequence[Character], text: str) -> NormalForms:
 
 
 def compatible(found: Sequence[Character]) -> list[Character]:
-    """Letters and digits that are a plain one in another width or font, or several in one (ligatures)."""
+    """Return letters and digits that are compatibility forms of plain ones: other widths or fonts, or ligatures."""
     kept = []
     for character in found:
         plain = unicodedata.normalize("NFKC", character.char)
@@ -143,7 +143,7 @@ def compatible(found: Sequence[Character]) -> list[Character]:
 
 @dataclass(frozen=True)
 class LookAlikes:
-    """Characters that look the same. `marks`: rows of quotes, dashes and spaces with more than one each.
+    """Characters that look the same. `marks`: the rows of quotes, dashes or spaces of which the text has more than one.
 
     `words`: how many words have letters of another script that look like the script's own.
     """
@@ -155,7 +155,7 @@ class LookAlikes:
 
 
 def find_lookalikes(found: Sequence[Character], text: str) -> LookAlikes:
-    """From all characters of a text, and a sample of the text."""
+    """Find look-alikes in all characters of a text, and in a sample of it."""
     by_char = {character.char: character for character in found}
     rows = [[by_char[char] for char in row if char in by_char] for row in (*LOOKALIKES[:3], SPACES)]
     marks = tuple(tuple(sorted(row, key=lambda c: -c.count)) for row in rows if len(row) > 1)
@@ -177,7 +177,7 @@ def find_lookalikes(found: Sequence[Character], text: str) -> LookAlikes:
 
 
 def _odd_letters(word: str, alike: dict[str, set[str]]) -> str:
-    """The letters of a word that are of the rarer script, if all of them look like the other's."""
+    """Return the letters of a word in the rarer script, if all of them look like the other's."""
     of = {script: [c for c in word if script_of(c) == script] for script in alike}
     fewer, more = sorted(of, key=lambda script: len(of[script]))
     if not of[fewer] or len(of[fewer]) == len(of[more]):
@@ -186,7 +186,7 @@ def _odd_letters(word: str, alike: dict[str, set[str]]) -> str:
 
 
 def misread(text: str) -> tuple[int, str] | None:
-    """How many runs of characters are UTF-8 decoded as another encoding, and which; None if few are."""
+    """Count runs of characters that are UTF-8 decoded as another encoding, and name it; None if there are few."""
     runs = Counter(BEYOND_ASCII.findall(text))
     for codec in MISREAD:
         count = sum(n for run, n in runs.items() if _is_utf8(run, codec))

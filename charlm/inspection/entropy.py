@@ -1,4 +1,4 @@
-"""Statistics of a text by its own counts: conditional entropies, the longest repeat, the repeated share."""
+"""Compute a text's conditional entropies, its longest repeat and its repeated share, from its own counts."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,20 +14,20 @@ MOST_ORDER = 5
 
 Numbers = NDArray[np.signedinteger[Any]]
 Names = NDArray[np.int64]
-"""For each place a number that names the passage of some length there; -1 if it occurs only once."""
+"""An id for each position, equal where the passages there (of some length) are; -1 if it occurs only once."""
 
 
 @dataclass(frozen=True)
 class Entropy:
-    """What a character tells, in bits, given `order` characters before it."""
+    """The conditional entropy of a character, in bits, given `order` characters before it."""
 
     order: int
     bits_per_char: float | None  # None: no character has so many before it
-    seen_once: float  # share of characters whose context occurs once: they seem to tell nothing
+    seen_once: float  # share of characters whose context occurs once, and so seems to determine them
 
 
 def entropies(codes: Points, most_order: int = MOST_ORDER) -> list[Entropy]:
-    """Conditional empirical entropies H = -1/N sum log2 c(context, character) / c(context), by order from 0.
+    """Compute conditional empirical entropies H = -1/N sum log2 c(context, character) / c(context), by order from 0.
 
     Contexts end at END_POINT. This is no estimate for other text: a context that occurs once looks certain,
     so high orders on short texts are far too low.
@@ -71,9 +71,9 @@ class Repeat:
 
 
 def longest_repeat(codes: Points) -> Repeat | None:
-    """The longest passage that occurs twice without overlapping itself; None where no character does.
+    """Find the longest passage that occurs twice without overlapping itself; None if no character does.
 
-    No passage reaches across END_POINT. Exact, by prefix doubling (Karp, Miller and Rosenberg
+    Passages do not cross END_POINT. Exact, by prefix doubling (Karp, Miller and Rosenberg
     1972, "Rapid identification of repeated patterns").
     """
     _, names = np.unique(codes, return_inverse=True)
@@ -100,7 +100,7 @@ def longest_repeat(codes: Points) -> Repeat | None:
 
 
 def _joined(left: Numbers, right: Numbers, length: int, more: int) -> Names:
-    """The names of passages of `length` and what follows them, of length `more`, together."""
+    """Name the passages of `length` joined with those of length `more` that follow them."""
     names = np.full(len(left), -1, dtype=np.int64)
     here = np.flatnonzero(left[: max(0, len(left) - length)] >= 0)
     here = here[right[here + length] >= 0]
@@ -110,7 +110,7 @@ def _joined(left: Numbers, right: Numbers, length: int, more: int) -> Names:
 
 
 def _repeated(names: Names, length: int) -> Names:
-    """New names, 0 and on, for what occurs twice with `length` places between; -1 for all else."""
+    """Renumber from 0 the names that occur twice at least `length` apart; all others become -1."""
     places = np.flatnonzero(names >= 0)
     order = np.argsort(names[places], kind="stable")  # so that of equal names the places ascend
     places, keys = places[order], names[places[order]]
@@ -126,7 +126,7 @@ def _repeated(names: Names, length: int) -> Names:
 
 
 def _apart(places: NDArray[np.intp], length: int) -> int:
-    """How many of the passages at these places can be taken without overlap."""
+    """Count how many of the passages at these positions fit without overlap."""
     times, free = 0, 0
     for place in places.tolist():
         if place >= free:
@@ -135,7 +135,7 @@ def _apart(places: NDArray[np.intp], length: int) -> int:
 
 
 def repeated_share(codes: Points) -> Overlap:
-    """How much of a text is in passages of PASSAGE characters or more that occurred earlier in it."""
+    """Measure how much of a text is in passages of PASSAGE characters or more that occurred earlier in it."""
     chars = int((codes != END_POINT).sum())
     hashes = hashes_of(codes)
     if not len(hashes):
@@ -151,7 +151,7 @@ def repeated_share(codes: Points) -> Overlap:
 
 
 def sampled_repeated_share(ids: TextIds) -> Overlap:
-    """The same for a long text: of the passages that begin with an anchor, how many occurred earlier.
+    """Estimate the same for a long text: of the passages that begin with an anchor, how many occurred earlier.
 
     Equal passages are sampled together (see `overlap_of_samples`).
     """

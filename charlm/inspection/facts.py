@@ -1,4 +1,4 @@
-"""What `charlm inspect` finds in a text: one tree of facts, whose fields are the keys of its JSON."""
+"""The findings of `charlm inspect`: one tree of facts, whose fields are the keys of its JSON."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ SCHEMA = 4
 MOST_TRAINED = 4_000_000
 """Symbols of the training part that the n-gram baseline is fitted on."""
 SCORED_PIECES, SCORED_PIECE = 20, 10_000
-"""How many pieces of a long held-out part it is scored on, and their length in symbols."""
+"""Number of pieces of a long held-out part that it is scored on, and their length in symbols."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class Share:
 
     @classmethod
     def of(cls, found: Overlap, scan: TextScan) -> Self:
-        """A lower bound if a part of the text was left unread."""
+        """Convert an overlap; a lower bound if a part of the text was left unread."""
         word = "at least" if scan.partial else found.word.strip() or "exactly"
         return cls(share=found.share, word=word)
 
@@ -73,7 +73,7 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True)
 class Repeats:
-    """What the text says more than once. `repeated`: how much of it occurred earlier in it."""
+    """Repetition in the text. `repeated`: how much of it occurred earlier in it."""
 
     longest: LongestRepeat | None
     repeated: Share
@@ -110,7 +110,7 @@ class TextWarning:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """All that was found. Repeats, entropies and words are those of a sample, or of a short text as a whole."""
+    """All findings. Repeats, entropies and words are those of a sample, or of all of a short text."""
 
     schema: int = SCHEMA
     text: TextFacts
@@ -136,7 +136,7 @@ class Facts:
 def examine(
     loaded: Loaded, scan: TextScan, choice: Choice, watch: Callable[[str], None] = lambda what: None
 ) -> Facts:
-    """Examine a text that was loaded with a scan, without warnings; `watch` is told what is being measured.
+    """Examine a text that was loaded with a scan; warnings come later. `watch` is told what is being measured.
 
     Time and memory are bounded whatever its length: the sample has at most two million characters.
     """
@@ -222,7 +222,7 @@ def _longest(codes: "np.ndarray[Any, Any]", sampled: str, scan: TextScan) -> Lon
 
 
 def _xz_bits(text: str) -> float | None:
-    """Bits per character under xz; None for too short a text, or if this Python lacks xz."""
+    """Return the bits per character under xz; None for too short a text, or if this Python lacks xz."""
     if len(text) < FEWEST_HELD_OUT:
         return None  # the format's own bytes would dominate
     try:
@@ -232,7 +232,7 @@ def _xz_bits(text: str) -> float | None:
 
 
 def _baseline(corpus: Corpus) -> dict[str, Any] | None:
-    """Kneser-Ney fitted on the training part, scored on the held-out part; of long parts on pieces.
+    """Fit Kneser-Ney on the training part and score it on the held-out part, or on pieces of a long one.
 
     For short parts the same as `charlm eval` reports. None if nothing is held out.
     """

@@ -1,4 +1,4 @@
-"""What `charlm doctor` checks: whether this machine can train, and whether a run is undamaged."""
+"""The checks of `charlm doctor`: whether this machine can train, and whether a run is undamaged."""
 
 import platform
 from collections.abc import Callable
@@ -26,7 +26,7 @@ PROBE = b"charlm doctor\n"
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A folder that charlm writes to, or the nearest one above it that exists."""
+    """A folder that charlm writes to, or its nearest existing parent."""
 
     what: str
     path: str
@@ -36,7 +36,7 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What charlm computes with on this machine, and where it writes."""
+    """The hardware and software that charlm uses on this machine, and where it writes."""
 
     charlm: str
     python: str
@@ -44,7 +44,7 @@ class Machine:
     torch: str
     device: str
     threads: int
-    cpus: dict[str, int]  # that each of machine, affinity, cgroup and environment allows
+    cpus: dict[str, int]  # allowed by each of machine, affinity, cgroup and environment
     bf16: bool
     kernels: tuple[KernelStatus, ...]
     places: tuple[Place, ...]
@@ -66,7 +66,7 @@ class Examination:
     run: str
     files: tuple[CheckedFile, ...]
     problems: tuple[str, ...]
-    usable: tuple[int, ...]  # steps whose checkpoint is whole
+    usable: tuple[int, ...]  # steps whose checkpoint is intact
     resumes_from: int | None
 
     @property
@@ -113,7 +113,7 @@ def examine(
             newest.kneser_ney()
             usable.append(step)
         except CharlmError as error:
-            if not any(of_step.values()):  # whole, and yet no checkpoint
+            if not any(of_step.values()):  # its files are intact, and yet no valid checkpoint
                 wrong.append(f"the checkpoint of step {step} cannot be used: {error}")
     beside, resumable = _beside(run, newest)
     return Examination(
@@ -126,7 +126,7 @@ def examine(
 
 
 def _beside(run: RunFolder, newest: Snapshot | None) -> tuple[list[str], bool]:
-    """Problems with the plan, the pointers and the text; and whether these allow resuming."""
+    """Find problems with the plan, the pointers and the text. Return them, and whether the run can be resumed despite them."""
     wrong, resumable = [], True
     if not run.steps():
         wrong.append("it has no checkpoint yet")
@@ -154,7 +154,7 @@ def _beside(run: RunFolder, newest: Snapshot | None) -> tuple[list[str], bool]:
 
 
 def _place(what: str, folder: Path) -> Place:
-    """Try to write to a folder, or to the nearest one above it that exists."""
+    """Try to write to a folder, or to its nearest existing parent."""
     there = folder.absolute()
     while not there.exists() and there != there.parent:
         there = there.parent

@@ -1,4 +1,4 @@
-"""Problems of a text to solve before training on it, each with the option that does."""
+"""Find problems of a text to solve before training on it, each with the option that solves it."""
 
 import json
 import re
@@ -21,16 +21,16 @@ from charlm.training.planner import PRIOR_MIN_CHARS
 
 LEAST_REPEATED, LEAST_LEAK, LEAST_INNER_SPACES = 0.05, 0.01, 0.005
 RARE, LEAST_RARE, RARE_SHARE = 5, 20, 0.1
-"""Characters that occur fewer than RARE times are reported from that number and share of all on."""
+"""Characters that occur fewer than RARE times are reported if there are this many, and this share of all."""
 SPARED = 3
-"""Other characters that may be spelled in bytes to get rid of invisible ones."""
+"""Most other characters that may be encoded as bytes along with invisible ones."""
 SHOWN = 3
 INNER_SPACES = re.compile(r"(?<=\S)[ \t\u00a0\u2007\u2009\u202f]{2,}(?=\S)")
 
 
 @dataclass(frozen=True)
 class Source:
-    """What warnings are about, beside the facts."""
+    """What the checks need besides the facts."""
 
     vocabulary: Vocabulary
     scan: TextScan
@@ -54,7 +54,7 @@ Found = Iterator[TextWarning]
 
 
 def with_warnings(facts: Facts, loaded: Loaded, scan: TextScan, config: TextConfig) -> Facts:
-    """The facts with all problems, the most costly first."""
+    """Add all problems to the facts, the most costly first."""
     source = Source(loaded.corpus.vocabulary, scan, text_of(scan.sample.codes()), config)
     return replace(facts, warnings=tuple(warning for check in _CHECKS for warning in check(facts, source)))
 

@@ -20,12 +20,12 @@ from charlm.model.layers import FusedLinear, RMSNorm
 
 @dataclass(frozen=True)
 class PositionInfo:
-    """What the layers know about positions in one forward pass; it is computed once for all of them."""
+    """Positions, masks and documents of one forward pass, computed once for all layers."""
 
     bias: Tensor  # added to the scores, broadcast to (B, H, T, S); minus infinity where a mask forbids
     rotate: Callable[[Tensor], Tensor]  # applied to queries and keys (B, H, T, D)
     docs: Tensor | None = None  # document number of each position, (B, T); None: one document
-    causal: bool = False  # is the causal mask all there is? Then the bias is zero, and the fused kernel masks
+    causal: bool = False  # only the causal mask acts: `bias` is zero, and the fused kernel masks
 
 
 class Mixer(nn.Module):
@@ -43,7 +43,7 @@ class Mixer(nn.Module):
         raise NotImplementedError
 
     def new_cache(self, batch_size: int, block_size: int, like: Tensor) -> Any:
-        """An empty cache for `batch_size` texts, with the dtype and device of `like`."""
+        """Return an empty cache for `batch_size` texts, with the dtype and device of `like`."""
         raise NotImplementedError
 
 
@@ -74,7 +74,7 @@ class Attention(Mixer):
         return self.out(attend(self.q_norm(q), self.k_norm(k), v, info, cache))  # type: ignore[no-any-return]
 
     def new_cache(self, batch_size: int, block_size: int, like: Tensor) -> KVCache:
-        """Room for the keys and values of one block."""
+        """Return an empty cache for the keys and values of one block."""
         return KVCache((batch_size, self.n_kv_head, block_size, self.head_size), like)
 
 
@@ -98,12 +98,12 @@ class SimpleAttention(Mixer):
         return attend(heads, heads, heads, info, cache)
 
     def new_cache(self, batch_size: int, block_size: int, like: Tensor) -> KVCache:
-        """Room for the inputs of one block, as keys (rotated) and as values."""
+        """Return an empty cache for the inputs of one block, as keys (rotated) and as values."""
         return KVCache((batch_size, self.n_head, block_size, self.head_size), like)
 
 
 def split_heads(x: Tensor, head_size: int) -> Tensor:
-    """(B, T, H D) to (B, H, T, D)."""
+    """Reshape (B, T, H D) to (B, H, T, D)."""
     B, T, _ = x.shape
     return x.view(B, T, -1, head_size).transpose(1, 2)
 
@@ -125,31 +125,31 @@ def attend(q: Tensor, k: Tensor, v: Tensor, info: PositionInfo, cache: KVCache |
 
 
 def attend_plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """softmax(q k' / sqrt(D) + bias) v, written out: (B, H, T, D) from k and v (B, H, S, D)."""
+    """Return softmax(q k' / sqrt(D) + bias) v, written out: (B, H, T, D) from k and v (B, H, S, D)."""
     scores = (q * (1 / sqrt(q.shape[-1]))) @ k.transpose(-2, -1)  # (B, H, T, S)
     return torch.softmax(scores + bias, dim=-1) @ v
 
 
 def attend_fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """The same by one fused kernel of torch, which never stores all scores."""
+    """Return the same as `attend_plain`, from torch's fused kernel, which never stores all scores."""
     q, k = q.to(v.dtype), k.to(v.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(v.dtype))
 
 
 def masks_by_flag(device: torch.device) -> bool:
-    """Whether a causal mask is left to torch's fused kernel, which then skips what is masked: on CUDA."""
+    """Whether torch's fused kernel applies the causal mask by a flag, and so skips masked blocks: on CUDA."""
     return device.type == "cuda"
 
 
 CPU_CAPABILITY = torch.backends.cpu.get_cpu_capability()
-"""Asked once: torch cannot compile the question."""
+"""Queried once, at import, since torch.compile cannot trace the call."""
 
 
 def max_plain_length(device: str) -> int:
-    """The longest block for which plain products beat the fused kernel on that device; 0: none.
+    """Return the longest block for which plain products beat the fused kernel on that device; 0: none.
 
     With AVX-512 the kernel's backward pass (33 GFLOP/s) is slower on short blocks. With AVX2 the kernel is
-    1.3 to 1.5 times as fast as plain products from 64 characters on. On GPUs it is expected to win always, and
-    without a mask of numbers more so (`masks_by_flag`); nobody has measured it.
+    1.3 to 1.5 times as fast as plain products from 64 characters on. On GPUs it is expected to win always,
+    more so without a mask tensor (`masks_by_flag`); this has not been measured.
     """
     return 256 if device == "cpu" and CPU_CAPABILITY == "AVX512" else 0

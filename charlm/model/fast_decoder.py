@@ -1,6 +1,6 @@
-"""The fast decoder: a transformer that reads a few characters per call, in C (charlm/native/decoder.py).
+"""A transformer's weights laid out for the fast decoder in C (charlm/native/decoder.py), which reads symbol by symbol.
 
-At one character per call the products are so small that torch's own overhead would take most of the time.
+At one character per call the products are so small that torch's overhead would take most of the time.
 
 Shapes: H query heads, K key heads, D head size, C width, F hidden width of the MLP, V symbols, W block size.
 """
@@ -21,9 +21,9 @@ from charlm.native.library import library
 
 
 def fast_decoder_fits(model: LanguageModel) -> bool:
-    """Whether the fast decoder is there and computes what this model computes.
+    """Whether the fast decoder is available and supports this model.
 
-    That is attention only, with no bias on the scores but the causal mask, on the CPU in fp32.
+    It supports attention only, with no bias on the scores but the causal mask, on the CPU in fp32.
     """
     weight, config, position = model.embedding.weight, model.config, type(model.position)
     return (
@@ -35,13 +35,13 @@ def fast_decoder_fits(model: LanguageModel) -> bool:
         and not config.locality
         and position.bias is Position.bias
         and (position is Rotary or position.rotation is Position.rotation)
-        and model.n_symbols > 1  # of one symbol, NgramPrior takes a prior for none
+        and model.n_symbols > 1  # with one symbol, NgramPrior cannot tell a prior from a dropped one
     )
 
 
 @torch.no_grad()
 def arranged(model: LanguageModel) -> ModelArrays:
-    """The weights of a model, arranged for C; the gain of each norm is folded into the matrix after it."""
+    """Return a model's weights laid out for C, with the gain of each norm folded into the matrix after it."""
     weight, prior, ngrams = model.embedding.weight, model.prior, model.ngrams
     pos = torch.arange(model.block_size)
     zeros = weight.new_zeros(1, model.block_size, weight.shape[1])
@@ -89,7 +89,7 @@ def _layer(block: Block, *, rotated: bool) -> LayerArrays:
 
 
 def _fold(weight: Tensor, gain: Tensor) -> Floats32:
-    """A matrix (R, C) with the gain (C,) of the norm before it, transposed to (C, R)."""
+    """Multiply a matrix (R, C) by the gain (C,) of the norm before it, and transpose it to (C, R)."""
     return _array((weight * gain).T)
 
 

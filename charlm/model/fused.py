@@ -1,6 +1,6 @@
-"""The blocks and the loss as two autograd functions, for training and scoring on a CPU: products by torch, all else in C.
+"""Blocks and loss as two autograd functions, for training and scoring on a CPU: matrix products in torch, all else in C.
 
-`ModelConfig.has_kernels` says which models can be computed so, and `kernels_for` whether this one is, here and now; the
+`ModelConfig.has_kernels` says which models are supported, and `kernels_for` whether a model can use the kernels now; the
 modules in attention.py and transformer.py compute the same, and are the reference. Shapes: B texts, T positions, N = B T rows, C width, V symbols.
 """
 
@@ -35,7 +35,7 @@ class LayerWeights(NamedTuple):
 
     @classmethod
     def of(cls, block: "Block") -> "LayerWeights":
-        """Those of a block whose mixer is attention."""
+        """Return the weights of a block whose mixer is attention."""
         mixer, mlp = block.mixer, block.mlp
         assert isinstance(mixer, Attention)
         gains = mixer.q_norm.weight, mixer.k_norm.weight
@@ -50,12 +50,12 @@ class LayerWeights(NamedTuple):
         )
 
     def rounded(self, dtype: torch.dtype) -> "LayerWeights":
-        """The same with matrices in that dtype."""
+        """Return the same weights, with matrices in that dtype."""
         return LayerWeights(*(weight.to(dtype) if weight.ndim == 2 else weight for weight in self))
 
 
 class LayerValues(NamedTuple):
-    """What the backward pass of a block needs."""
+    """The activations of a block that its backward pass needs."""
 
     x: Tensor  # (N, C) fp32
     r: Tensor  # (N,)
@@ -68,12 +68,12 @@ class LayerValues(NamedTuple):
     normed_mlp: Tensor  # (N, C)
     gate_up: Tensor  # (N, 2 F)
     hidden: Tensor  # (N, F)
-    kept: Tensor | None  # what dropout left of the attention branch (N, C)
-    kept_mlp: Tensor | None  # and of the other one
+    kept: Tensor | None  # dropout mask of the attention branch (N, C)
+    kept_mlp: Tensor | None  # and of the MLP branch
 
 
 class Pass(NamedTuple):
-    """What one pass through all blocks is told beside its weights."""
+    """The arguments of one pass through all blocks, apart from the weights."""
 
     kernels: Kernels
     shape: AttentionShape
@@ -81,11 +81,11 @@ class Pass(NamedTuple):
 
 
 def kernels_for(model: "LanguageModel") -> Kernels | None:
-    """The kernels that compute this model's blocks in the precision in force, or None: then the modules do."""
+    """Return the kernels for this model's blocks in the current precision; None where the modules compute them."""
     weight = model.embedding.weight
     if not model.has_kernels or weight.device.type != "cpu" or weight.dtype != torch.float32:
         return None
-    if any(map(_has_hooks, model.parts)):  # which would not be called
+    if any(map(_has_hooks, model.parts)):  # the kernels would not call them
         return None
     return kernels(torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32)
 
@@ -95,7 +95,7 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 def run_blocks(model: "LanguageModel", c: Kernels, x: Tensor, docs: Tensor | None) -> Tensor:
-    """All blocks and the final norm: (B, T, C) in the kernels' dtype, from (B, T, C) and documents (B, T)."""
+    """Compute all blocks and the final norm: (B, T, C) in the kernels' dtype, from (B, T, C) and documents (B, T)."""
     B, T, C = x.shape
     mixer = model.blocks[0].mixer
     assert isinstance(mixer, Attention) and isinstance(model.position, Rotary)
@@ -114,13 +114,13 @@ def run_blocks(model: "LanguageModel", c: Kernels, x: Tensor, docs: Tensor | Non
 
 @lru_cache(maxsize=8)
 def _angles(head_size: int, base: float, T: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of rotary positions, (T, D / 2) each: the halves of Rotary.angles are alike."""
+    """Return cosines and sines of rotary positions, (T, D / 2) each: one of the two equal halves of Rotary.angles."""
     turn = rotary_turns(head_size, base, torch.arange(T))
     return turn.cos().float(), turn.sin().float()
 
 
 def first_keys(B: int, T: int, window: int | None, docs: Tensor | None) -> Tensor | None:
-    """The first key (B, T) that each query may read, by the window and by the documents (B, T); None: all do from 0 on."""
+    """Return the first key (B, T) that each query may read, given window and documents (B, T); None: 0 for all."""
     if window is None and docs is None:
         return None
     at = torch.arange(T, dtype=torch.int32).expand(B, T)
@@ -132,11 +132,11 @@ def first_keys(B: int, T: int, window: int | None, docs: Tensor | None) -> Tenso
 
 
 class FusedBlocks(torch.autograd.Function):
-    """All blocks and the final norm: (N, C) in the kernels' dtype, of x (N, C), with weights in LayerWeights' order."""
+    """All blocks and the final norm: (N, C) in the kernels' dtype, from x (N, C) and weights in LayerWeights' order."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, told: Pass, gain: Tensor, *weights: Tensor) -> Tensor:
-        """Keep the layers' values if anything here has a gradient."""
+        """Compute the output; save the layers' activations if any input needs a gradient."""
         n, saved, branch = len(LayerWeights._fields), list[Tensor | None](), None
         for i in range(0, len(weights), n):
             w = LayerWeights(*weights[i : i + n]).rounded(told.kernels.dtype)
@@ -152,7 +152,7 @@ class FusedBlocks(torch.autograd.Function):
     def _layer(
         told: Pass, w: LayerWeights, x: Tensor, branch: Tensor | None
     ) -> tuple[Tensor, LayerValues, Tensor]:
-        """One block, of x and what is still to be added to it: the same of the next block, and values to keep."""
+        """Compute one block from x and the branch to be added to it; return the next x, values to save, the next branch."""
         c = told.kernels
         x, normed, r = c.norm(x, branch, w.mixer_norm, NORM_EPS)
         qkv = normed @ w.qkv.T
@@ -169,7 +169,7 @@ class FusedBlocks(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of x, of the final gain and of each weight."""
+        """Return the gradients of x, of the final gain and of each weight."""
         told, (gain, x, r, *saved) = ctx.told, ctx.saved_tensors
         dx, found = torch.zeros_like(x), list[Tensor]()
         rounded, dgain = told.kernels.norm_backward(x, gain, r, gradients[0].contiguous(), dx)
@@ -184,7 +184,7 @@ class FusedBlocks(torch.autograd.Function):
     def _layer_backward(
         told: Pass, w: LayerWeights, v: LayerValues, dx: Tensor, rounded: Tensor
     ) -> tuple[Tensor, LayerWeights]:
-        """Turn dx, the gradient of a block's output, into that of its input, which is also returned rounded."""
+        """Turn dx, the gradient of a block's output, into that of its input; return it rounded, and those of the weights."""
         c = told.kernels
         d = _drop_backward(rounded, v.kept_mlp, told)
         ddown, dhidden = _matrix_gradient(d, v.hidden), d @ w.down
@@ -203,7 +203,7 @@ class FusedBlocks(torch.autograd.Function):
 
 
 def _drop(branch: Tensor, told: Pass) -> tuple[Tensor, Tensor | None]:
-    """Dropout with the random numbers that nn.Dropout would draw, and what was kept."""
+    """Apply dropout with the random numbers that nn.Dropout would draw; return the mask too."""
     if not told.dropout:
         return branch, None
     B, C = told.shape.B, branch.shape[1]
@@ -216,14 +216,14 @@ def _drop_backward(d: Tensor, kept: Tensor | None, told: Pass) -> Tensor:
 
 
 def _matrix_gradient(dy: Tensor, x: Tensor) -> Tensor:
-    """The gradient (out, in) of a matrix, in fp32, of dy (N, out) and x (N, in)."""
+    """Return the gradient (out, in) of a matrix, in fp32, from dy (N, out) and x (N, in)."""
     return (dy.T @ x).float()
 
 
 def cross_entropy(
     model: "LanguageModel", c: Kernels, hidden: Tensor, log_prior: Tensor | None, targets: Tensor
 ) -> Tensor:
-    """The mean cross-entropy of targets (B, T), of the hidden vectors (B, T, C) that `run_blocks` returned."""
+    """Return the mean cross-entropy of targets (B, T), given the hidden vectors (B, T, C) that `run_blocks` returned."""
     B, T, C = hidden.shape
     head = model.embedding.weight
     prior = None
@@ -236,13 +236,13 @@ def cross_entropy(
 
 
 class FusedLoss(torch.autograd.Function):
-    """The output head and the mean cross-entropy of targets (N,), of hidden vectors (N, C) and the head (W, C)."""
+    """Output head and mean cross-entropy of targets (N,), from hidden vectors (N, C) and the head's weights (W, C)."""
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, head: Tensor, c: Kernels, log_prior: Tensor | None, targets: Tensor
     ) -> Tensor:
-        """The gradient of the scores is computed here already."""
+        """Return the loss; the gradient of the scores is computed here already."""
         head = head.to(c.dtype)
         losses, dscores = c.cross_entropy(hidden @ head.T, log_prior, targets)
         ctx.save_for_backward(hidden, head, dscores)
@@ -251,7 +251,7 @@ class FusedLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of the hidden vectors and of the head."""
+        """Return the gradients of the hidden vectors and of the head."""
         hidden, head, dscores = ctx.saved_tensors
         if float(gradients[0]) != 1:
             dscores = dscores * gradients[0]

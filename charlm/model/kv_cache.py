@@ -1,4 +1,4 @@
-"""What each layer keeps of the text so far, so that every character is computed once.
+"""KV caches and recurrent states: what the layers keep of the text so far, so that each character is computed once.
 
 Shapes: B batch, H heads of keys and values, S positions, D head size.
 """

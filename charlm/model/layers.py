@@ -1,4 +1,4 @@
-"""The layers beside attention: RMSNorm, fused linear maps, SwiGLU. Shapes: B batch, T positions, C width."""
+"""The layers other than attention: RMSNorm, fused linear maps, SwiGLU. Shapes: B batch, T positions, C width."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,9 @@ NORM_EPS = 1e-6
 
 
 def embedding(n: int, n_embd: int) -> nn.Embedding:
-    """A table of n vectors (n, C) that is not initialised.
+    """Return an uninitialised embedding table of n vectors, (n, C).
 
-    torch's class draws random numbers, and on the meta device imports its compiler to do so, which takes seconds.
+    nn.Embedding() would draw random numbers, and on the meta device import torch's compiler for that, which takes seconds.
     """
     table = torch.empty(n, n_embd)
     found: nn.Embedding = nn.Embedding.from_pretrained(table, freeze=False)  # type: ignore[no-untyped-call]
@@ -41,12 +41,12 @@ class FusedLinear(nn.Linear):
         self.sizes = tuple(sizes)
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The output of each map, (..., size), from x (..., C)."""
+        """Return the output of each map, (..., size), from x (..., C)."""
         return self(x).split(self.sizes, dim=-1)  # type: ignore[no-any-return]
 
 
 def swiglu_hidden(n_embd: int) -> int:
-    """The hidden size of SwiGLU in a model of this width: 8/3 of it, a multiple of 16."""
+    """Return SwiGLU's hidden size in a model of this width: 8/3 of it, rounded up to a multiple of 16."""
     return -(-8 * n_embd // 3 // 16) * 16
 
 
@@ -66,7 +66,7 @@ class SwiGLU(nn.Module):
 
 
 def row_parts(model: nn.Module, name: str) -> tuple[int, ...]:
-    """The number of rows of each matrix that is fused into the weight of that name."""
+    """Return the number of rows of each matrix that is fused into the weight of that name."""
     module, _, weight = name.rpartition(".")
     owner = model.get_submodule(module)
     rows = owner.get_parameter(weight).shape[0]

@@ -17,7 +17,7 @@ class Mask(Protocol):
     """A rule for which keys a query may read; rules are combined with `and`."""
 
     def __call__(self, q_pos: Tensor, k_pos: Tensor, docs: Tensor | None) -> Tensor:
-        """True, (T, S) or (B, 1, T, S), where it may: positions (T,), (S,) and documents (B, S)."""
+        """Return True where it may, (T, S) or (B, 1, T, S), for positions (T,), (S,) and documents (B, S)."""
 
 
 class Causal:
@@ -68,7 +68,7 @@ class Documents:
 
 
 def documents_of(ids: Tensor, end: int | None) -> Tensor | None:
-    """The document number of each of `ids` (B, T); None where the vocabulary has no end symbol.
+    """Return the document number of each of `ids` (B, T); None where the vocabulary has no end symbol.
 
     The end symbol starts the next document: as an input it belongs to that one, as a target to the one before.
     """
@@ -76,7 +76,7 @@ def documents_of(ids: Tensor, end: int | None) -> Tensor | None:
 
 
 def positions_on(device: torch.device) -> torch.device:
-    """Where positions, documents and masks are computed for ids on a device: there, but MPS lacks float64."""
+    """Return the device to compute positions, documents and masks on: that of the ids, but the CPU for MPS (no float64)."""
     return torch.device("cpu") if device.type == "mps" else device
 
 
@@ -102,7 +102,7 @@ class Locality(nn.Module):
 
 
 def alibi_slopes(n_head: int, device: torch.device | None = None) -> Tensor:
-    """How fast the scores of each head fall with distance: (H,), in float64.
+    """Return ALiBi's slopes, by which the scores of each head fall per position: (H,), in float64.
 
     2^(-8 h / H) for h = 1 to H where H is a power of two. Otherwise the slopes of the next lower power, then every
     second one of the next higher. Press et al. 2022, arXiv 2108.12409, and its published code.
@@ -116,18 +116,18 @@ def alibi_slopes(n_head: int, device: torch.device | None = None) -> Tensor:
 
 
 def masks_of(config: ModelConfig, *, documents: bool) -> list[Mask]:
-    """The masks that a configuration asks for."""
+    """Return the masks that a configuration asks for."""
     masks: list[Mask] = [Causal()] if config.causal else []
     masks += [Window(config.window)] if config.window is not None else []
     return [*masks, Documents()] if documents else masks
 
 
 def allowed_by(masks: Sequence[Mask], q_pos: Tensor, k_pos: Tensor, docs: Tensor | None = None) -> Tensor:
-    """True where every mask allows it: (T, S) or (B, 1, T, S), with ones where there is no mask to tell."""
+    """Return True where every mask allows reading: (T, S), (B, 1, T, S), or (1, 1) without masks."""
     everything = torch.ones((1, 1), dtype=torch.bool, device=q_pos.device)
     return reduce(torch.logical_and, (mask(q_pos, k_pos, docs) for mask in masks), everything)
 
 
 def as_bias(allowed: Tensor, like: Tensor) -> Tensor:
-    """A bias on scores: 0 where a key may be read, minus infinity elsewhere, with dtype and device of `like`."""
+    """Return a bias on scores: 0 where a key may be read, minus infinity elsewhere, with dtype and device of `like`."""
     return torch.zeros(allowed.shape, device=allowed.device).masked_fill(~allowed, -torch.inf).to(like)

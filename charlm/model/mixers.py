@@ -50,7 +50,7 @@ class Convolution(Mixer):
         return self.out(sum(tapped))  # type: ignore[no-any-return]
 
     def new_cache(self, batch_size: int, block_size: int, like: Tensor) -> LayerState:
-        """The last N - 1 inputs; zeros before the first."""
+        """Return a cache of the last N - 1 inputs, all zeros at first."""
         return LayerState(like.new_zeros((batch_size, self.taps.shape[1] - 1, self.taps.shape[0])))
 
 
@@ -81,7 +81,7 @@ class Recurrent(Mixer):
         return self.out(y)  # type: ignore[no-any-return]
 
     def _by_document(self, x: Tensor, docs: Tensor) -> Tensor:
-        """The GRU's output (B, T, C) with an empty state at the start of each document."""
+        """Return the GRU's output (B, T, C), with an empty state at the start of each document."""
         begins = torch.ones_like(docs, dtype=torch.bool)
         begins[:, 1:] = docs[:, 1:] != docs[:, :-1]
         starts = [*begins.flatten().nonzero()[:, 0].tolist(), docs.numel()]  # read by the host, on a GPU too
@@ -90,7 +90,7 @@ class Recurrent(Mixer):
         return torch.cat(unpack_sequence(packed)).view(*x.shape[:2], -1)
 
     def new_cache(self, batch_size: int, block_size: int, like: Tensor) -> LayerState:
-        """The state before the first character: zeros, (1, B, C)."""
+        """Return the state before the first character: zeros, (1, B, C)."""
         return LayerState(like.new_zeros((1, batch_size, self.gru.hidden_size)))
 
 

@@ -1,4 +1,4 @@
-"""N-grams inside the transformer: learned vectors of the last few characters, and the prior that it starts from.
+"""N-grams inside the transformer: n-gram embeddings, and the n-gram prior that its predictions start from.
 
 Shapes: B batch, T positions, C width, O orders (n-gram lengths, 2 to N), V symbols.
 """
@@ -37,7 +37,7 @@ class NgramEmbeddings(nn.Module):
         self.pending: list[tuple[Tensor, Tensor]] = []
 
     def index(self, ids: Tensor, before: Tensor, docs: Tensor | None = None) -> Tensor:
-        """The rows (B, T, O) of the n-grams that end at each of ids (B, T).
+        """Return the table rows (B, T, O) of the n-grams that end at each of ids (B, T).
 
         `before` (B, N - 1) holds the ids before them, -1 for none. With `docs` (B, T), an n-gram that crosses a
         document boundary has no row.
@@ -57,12 +57,12 @@ class NgramEmbeddings(nn.Module):
         return torch.stack(found, dim=-1)
 
     def no_ids(self, batch_size: int) -> Tensor:
-        """What is before the start of a text: (B, N - 1), all -1."""
+        """Return the ids before the start of a text: (B, N - 1), all -1."""
         shape = (batch_size, len(self.orders))
         return torch.full(shape, -1, dtype=torch.int64, device=self.table.device)
 
     def forward(self, ids: Tensor, before: Tensor, docs: Tensor | None = None) -> Tensor:
-        """The sum of the vectors of all n-grams that end at each position: (B, T, C)."""
+        """Return the sum of the vectors of all n-grams that end at each position: (B, T, C)."""
         n_orders, draws = len(self.orders), None
         if self.training and self.dropout:
             draws = torch.rand(*ids.shape, n_orders, device=self.table.device)
@@ -84,7 +84,7 @@ class NgramEmbeddings(nn.Module):
         return summed
 
     def take_pending(self) -> tuple[Tensor, Tensor]:
-        """The rows (M, O) read since the last call, and the gradients (M, C) of their sums."""
+        """Return the rows (M, O) read since the last call and the gradients (M, C) of their sums, and forget them."""
         read = [
             (index, summed.grad.flatten(0, 1)) for index, summed in self.pending if summed.grad is not None
         ]
@@ -114,13 +114,13 @@ class NgramPrior(nn.Module):
         self.read = nn.Parameter(torch.empty(n_embd, n_symbols))  # R
 
     def embed(self, log_prior: Tensor) -> Tensor:
-        """R sqrt(p), (B, T, C), from log p (B, T, V). Where a row is all zeros (prior dropout) it is zero."""
-        # A probability of 1 leaves no room for a second symbol, so two entries tell whether a row is a prior.
+        """Return R sqrt(p), (B, T, C), from log p (B, T, V); zero where a row is all zeros (prior dropout)."""
+        # At most one symbol has probability 1 (logarithm 0), so two entries tell whether a row is a prior.
         known = log_prior[..., :2].sum(dim=-1, keepdim=True) < 0
         roots = (log_prior / 2).exp_().mul_(known)
         return F.linear(roots.to(self.read.dtype), self.read)
 
     def forward(self, logits: Tensor, hidden: Tensor, log_prior: Tensor) -> Tensor:
-        """E h + (1 + w h) log p: (B, T, V) from E h (B, T, V), h (B, T, C) and log p (B, T, V)."""
+        """Return E h + (1 + w h) log p: (B, T, V) from E h (B, T, V), h (B, T, C) and log p (B, T, V)."""
         gate = 1 + F.linear(hidden, self.gate).to(log_prior.dtype)  # (B, T, 1)
         return torch.addcmul(logits, gate, log_prior)

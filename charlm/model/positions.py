@@ -17,7 +17,7 @@ from charlm.model.masks import alibi_slopes
 Rotation = Callable[[Tensor], Tensor]
 """A map of queries or keys (B, H, T, D), applied before they are compared."""
 Angles = tuple[Tensor, Tensor]
-"""Cosines and sines, (T, D) each; the two halves of a row are alike."""
+"""Cosines and sines, (T, D) each; the two halves of a row are equal."""
 
 
 def _identity(x: Tensor) -> Tensor:
@@ -25,21 +25,21 @@ def _identity(x: Tensor) -> Tensor:
 
 
 class Position(nn.Module):
-    """A position encoding may act on embeddings, on queries and keys, and on scores; by default on none."""
+    """A position encoding, which may act on embeddings, on queries and keys, and on scores; by default on none."""
 
     most: float = inf
-    """Positions that it knows."""
+    """The number of positions that it supports."""
 
     def embed(self, x: Tensor, pos: Tensor) -> Tensor:
-        """The embeddings (B, T, C) of characters at positions `pos` (T,), with the encoding added."""
+        """Return the embeddings (B, T, C) of characters at positions `pos` (T,), with the encoding added."""
         return x
 
     def rotation(self, pos: Tensor, like: Tensor) -> Rotation:
-        """The map of queries and keys at `pos` (T,), with the dtype and device of `like`."""
+        """Return the map of queries and keys at `pos` (T,), with the dtype and device of `like`."""
         return _identity
 
     def bias(self, q_pos: Tensor, k_pos: Tensor, like: Tensor) -> Tensor:
-        """The bias on scores: (H, T, S), or a scalar zero."""
+        """Return the bias on scores: (H, T, S), or a scalar zero."""
         return like.new_zeros(())
 
 
@@ -90,7 +90,7 @@ class Sinusoidal(Position):
         self.n_embd = config.n_embd
 
     def encoding(self, pos: Tensor) -> Tensor:
-        """The published formula: (T, C), in float64."""
+        """Return the encoding by the published formula: (T, C), in float64."""
         even = torch.arange(0, self.n_embd, 2, dtype=torch.float64, device=pos.device)
         angle = pos[:, None] * 10_000.0 ** (-even / self.n_embd)  # (T, C / 2)
         return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)[:, : self.n_embd]
@@ -124,7 +124,7 @@ class Relative(Position):
         return self.bias_of_bucket[:, bucket.to(like.device)]
 
     def bucket(self, back: Tensor) -> Tensor:
-        """The bucket of each distance back; a non-causal model has half of the buckets for each direction."""
+        """Return the bucket of each distance back; a non-causal model has half of the buckets for each direction."""
         n = BUCKETS if self.causal else BUCKETS // 2
         side = torch.zeros_like(back) if self.causal else n * (back < 0)
         distance = back.clamp(min=0) if self.causal else back.abs()
@@ -158,12 +158,12 @@ class Rotary(Position):
         return turn.cos().to(like), turn.sin().to(like)
 
     def rotation(self, pos: Tensor, like: Tensor) -> Rotation:
-        """The rotation of each position, computed once for all layers."""
+        """Return the rotation of each position, computed once for all layers."""
         return partial(rotate, angles=self.angles(pos, like))
 
 
 def rotary_turns(head_size: int, base: float, pos: Tensor) -> Tensor:
-    """How far each pair of a head is turned at each of `pos` (T,): (T, D/2), in float64."""
+    """Return the rotation angle of each pair of a head at each of `pos` (T,): (T, D/2), in float64."""
     pair = torch.arange(0, head_size, 2, dtype=torch.float64, device=pos.device)
     return pos[:, None] * base ** (-pair / head_size)
 

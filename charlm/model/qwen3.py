@@ -1,14 +1,15 @@
-"""The plain decoder as Qwen3, which other programs know: its weights under their names, in their shapes, and back.
+"""Convert the weights of a plain decoder to those of Qwen3, an architecture that other programs run, and back.
 
 Shapes: V ids, untrained bytes included, N symbols, C width (n_embd), E exported width, H heads, K key and value heads, D head
 size, F hidden size of SwiGLU, G its exported size.
 
-The plain decoder computes what Qwen3 computes (Yang et al. 2025, arXiv 2505.09388), but for the bytes that training never
-saw: they need ids, so that any text has some, and must not be predicted, whereas a head without bias gives a row of zeros
-the logit 0, which may be the highest. So the exported model has a few channels more. In the first of them every embedding
-has the same small number, which no block changes. The last norm makes it large, and the head subtracts it from the logits of
-the untrained bytes. What it adds to the squares in each norm is taken from that norm's epsilon, so everything else
-is computed as before. The other new channels are zeros; they make sizes multiples of 32, as quantization needs.
+The plain decoder computes what Qwen3 computes (Yang et al. 2025, arXiv 2505.09388), except for bytes that training never
+saw. They need ids, so that any text can be encoded, but must not be predicted; a head without bias would give their rows
+of zeros the logit 0, which may be the highest. So the exported model has a few more channels. In the first one, every
+embedding has the same small constant, which no block changes. The last norm makes it large, and the head subtracts it from
+the logits of the untrained bytes. What it adds to the mean square in each norm is taken from that norm's epsilon, so
+everything else is computed as before. The other new channels are zeros; they make sizes multiples of 32, as quantization
+needs.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,11 +23,11 @@ from charlm.config import ModelConfig
 from charlm.model.layers import NORM_EPS, swiglu_hidden
 
 MULTIPLE = 32
-"""Of the exported sizes: the numbers in a block of quantized weights."""
+"""Exported sizes are multiples of this, the number of weights in a quantization block."""
 ROPE_BASE = 10_000.0
 SINK_GAIN = 1e3
-"""Of the constant in the last norm, and again in the head: together they make the logits of untrained bytes about a
-million times the constant, divided by the size of the last layer's output."""
+"""The gain of the constant in the last norm, and again in the head: together they lower the logits of untrained bytes by
+about a million times the constant, divided by the size of the last layer's output."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ class Qwen3Shape:
 
     @classmethod
     def of(cls, config: ModelConfig, n_symbols: int, n_ids: int) -> "Qwen3Shape":
-        """The sizes for a plain decoder with so many symbols, and rows for so many ids."""
+        """Return the sizes for a plain decoder with `n_symbols`, exported with a row for each of `n_ids`."""
         assert config.n_embd and config.n_head and config.n_layer and config.block_size
         return cls(
             n_ids=n_ids,
@@ -66,31 +67,31 @@ class Qwen3Shape:
 
     @property
     def wide_hidden(self) -> int:
-        """G: the multiple of 32 from F on."""
+        """G: F rounded up to a multiple of 32."""
         return -(-self.hidden // MULTIPLE) * MULTIPLE
 
     @property
     def constant(self) -> float:
-        """What every embedding has in its first new channel; its square is half of what epsilon adds to C squares."""
+        """The first new channel of every embedding; its square is half of what epsilon adds to the sum of C squares."""
         return sqrt(NORM_EPS * self.n_embd / 2)
 
     @property
     def norm_eps(self) -> float:
-        """The epsilon of the exported norms: the other half."""
+        """The epsilon of the exported norms, which adds the other half."""
         return NORM_EPS * self.n_embd / (2 * self.width)
 
     @property
     def norm_scale(self) -> float:
-        """What the gains of norms are multiplied by, since a mean of squares is over E numbers instead of C."""
+        """The factor on the gains of norms, since mean squares are over E numbers instead of C."""
         return sqrt(self.n_embd / self.width)
 
     @property
     def query_scale(self) -> float:
-        """What queries and keys are multiplied by before their norms, so that those have the epsilon of before."""
+        """The factor on queries and keys before their norms, so that the new epsilon acts there as the old one did."""
         return sqrt(self.norm_eps / NORM_EPS)
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
-        """The names and shapes of all weights."""
+        """Return the names and shapes of all weights."""
         E, G, D = self.width, self.wide_hidden, self.head_size
         shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.n_ids, E)}
         of_layer = {
@@ -112,7 +113,7 @@ class Qwen3Shape:
 
 
 def why_not_qwen3(config: ModelConfig) -> str | None:
-    """What in a transformer Qwen3 cannot compute, in words; None if it can compute all of it."""
+    """Return what Qwen3 cannot compute of this model, in words; None if it can compute all of it."""
     config = config.completed()
     if config.is_ngram:
         return "is an n-gram model"
@@ -130,7 +131,7 @@ def why_not_qwen3(config: ModelConfig) -> str | None:
 
 
 def to_qwen3(weights: Mapping[str, Tensor], shape: Qwen3Shape, temperature: float = 1.0) -> dict[str, Tensor]:
-    """The weights (float32) of a plain decoder, whose logits are divided by `temperature`, as those of Qwen3."""
+    """Convert the weights (float32) of a plain decoder to Qwen3's, with logits divided by `temperature`."""
     C, N = shape.n_embd, shape.n_symbols
     found = {name: torch.zeros(size) for name, size in shape.tensors().items()}
     for name, part, scale in _parts(weights, shape, temperature):
@@ -144,9 +145,9 @@ def to_qwen3(weights: Mapping[str, Tensor], shape: Qwen3Shape, temperature: floa
 def from_qwen3(
     tensors: Mapping[str, Tensor], shape: Qwen3Shape, temperature: float = 1.0
 ) -> dict[str, Tensor]:
-    """The weights of a plain decoder from those that `to_qwen3` made of them.
+    """Convert the output of `to_qwen3` back to the weights of a plain decoder.
 
-    Raises ValueError if it would not make these: another program has trained them, or the file was changed.
+    Raises ValueError if `to_qwen3` would not give these: another program trained them, or the file was changed.
     """
     C, N = shape.n_embd, shape.n_symbols
     D, kv = shape.head_size, shape.n_kv_head * shape.head_size
@@ -180,7 +181,7 @@ def from_qwen3(
 def _parts(
     weights: Mapping[str, Tensor], shape: Qwen3Shape, temperature: float
 ) -> Iterator[tuple[str, Tensor, float]]:
-    """The name of each weight in Qwen3, its values (a view of ours), and what they are multiplied by."""
+    """Yield the name of each weight in Qwen3, its values (a view of ours), and the factor on them."""
     scale, query = shape.norm_scale, shape.query_scale
     C, kv = shape.n_embd, shape.n_kv_head * shape.head_size
     yield "lm_head.weight", weights["embedding.weight"], 1.0

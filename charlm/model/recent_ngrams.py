@@ -1,6 +1,6 @@
-"""Recent n-grams: what followed the last few symbols when they occurred before in the same text, not long ago.
+"""Recent n-grams: correct a prediction by what followed the last few symbols where they occurred recently in the text.
 
-Shapes: N places, V symbols, B texts.
+Shapes: N positions, V symbols.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ from charlm.native.recent_ngrams import Floats32, Integers, add_recent
 LENGTHS = (1, 2, 3, 4, 5, 6, 8, 12, 16)
 MOST_SHORTEST = 3
 PLACES = 3
-"""So many of the last places where an n-gram occurred are looked at: what is nearest says most."""
+"""How many of the most recent occurrences of an n-gram are used: the nearest are the most informative."""
 DISCOUNT = 0.8
 MOST_CHARS, MOST_STRENGTH = 1 << 16, 1e6
 
@@ -26,14 +26,14 @@ class RecentNgrams:
     """A cache of the last `chars` symbols, which corrects a distribution by what followed there.
 
     Names, turns of phrase and identifiers come in bursts, and a model with a block of 128 characters has forgotten
-    them. Let c(x) be how often x followed the last n symbols at the PLACES last places where they occurred, c in all,
-    and k how many different x. From the shortest n to the longest of LENGTHS, beginning with the model's distribution:
+    them. Let c(x) be how often x followed the last n symbols at their PLACES most recent occurrences, c the sum over
+    x, and k the number of different x. From the shortest n to the longest of LENGTHS, starting with the model's p:
 
         p_n(x) = max(c(x) - D, 0) / (c + S) + (S + D k) / (c + S) p_(n-1)(x)
 
     The discount D is fixed; S, the strength of the model against the cache, and the shortest n are fitted on text that no
-    model trained on. At last the distribution is flattened by a temperature, or sharpened.
-    Nothing is learned from the text that is predicted but its last `chars` symbols, all before the predicted one.
+    model trained on. Finally a temperature flattens or sharpens the distribution.
+    Of the predicted text, only the last `chars` symbols before the predicted one are read.
     Caches: Kuhn and De Mori 1990, IEEE TPAMI 12(6):570. The formula: Teh 2006, A hierarchical Bayesian language model
     based on Pitman-Yor processes.
     """
@@ -62,10 +62,10 @@ class RecentNgrams:
         *,
         native: bool = True,
     ) -> Floats32:
-        """Log-probabilities (N, V), from those of a model, of the ids at `ats` (N,).
+        """Correct a model's log-probabilities (N, V) of the ids at positions `ats` (N,).
 
-        Each reads no further back than `lows` (N,). Ids from `n_symbols` on, bytes that training never saw, are
-        nothing that follows. `native`: by the compiled kernel where there is one.
+        Each position reads back to `lows` (N,) at most. Ids from `n_symbols` on (bytes that training never saw) do not
+        count as followers. `native`: use the compiled kernel if there is one.
         """
         found = np.array(logp, np.float32, order="C")  # a copy
         whole = np.ascontiguousarray(ids, np.int64).reshape(-1)
@@ -92,9 +92,9 @@ class RecentNgrams:
         begin: int = 0,
         native: bool = True,
     ) -> Floats32:
-        """The same of ids at ascending places of one text, from which nothing before `begin` is read.
+        """Correct log-probabilities (N, V) at ascending positions of one text, reading nothing before `begin`.
 
-        Nor is anything read of another document: `end` separates them.
+        Nor is another document read: `end` is the symbol between documents.
         """
         if not len(ats):
             return np.array(logp, np.float32)
@@ -103,7 +103,7 @@ class RecentNgrams:
         return self.log_probs(logp, read, ats, document_starts(read, ats, end), n_symbols, native=native)
 
     def _correct(self, row: Floats32, window: Integers, n_symbols: int) -> None:
-        """Correct log-probabilities (V,) of the symbol after a window, in place."""
+        """Correct the log-probabilities (V,) of the symbol after a window, in place."""
         kept, added = 1.0, dict[int, float]()
         for follow in _followers(window, n_symbols, self.shortest):
             counts, total = Counter(follow), len(follow) + self.strength
@@ -120,7 +120,7 @@ class RecentNgrams:
 
 
 def _followers(window: Integers, n_symbols: int, shortest: int) -> list[list[int]]:
-    """What followed the last n symbols of a window, for each of LENGTHS that occurred before; the most recent first."""
+    """Return what followed earlier occurrences of a window's last n symbols, for each of LENGTHS with any; latest first."""
     n = len(window)
     found: list[list[int]] = [[] for _ in LENGTHS]
     if n > shortest:
@@ -139,21 +139,21 @@ def _followers(window: Integers, n_symbols: int, shortest: int) -> list[list[int
 
 
 def _temper(logp: Floats32, temperature: float) -> None:
-    """Divide log-probabilities (N, symbols) by a temperature, in place; what they sum to stays."""
+    """Divide log-probabilities (N, symbols) by a temperature, in place; each row keeps its total probability."""
     total = _log_sum(logp)
     logp /= np.float32(temperature)
     logp += total - _log_sum(logp)
 
 
 def _log_sum(logp: Floats32) -> Floats32:
-    """The logarithm of the sum of probabilities: (N, 1) from (N, symbols)."""
+    """Return the logarithm of the sum of probabilities: (N, 1) from (N, symbols)."""
     highest = logp.max(axis=-1, keepdims=True)
     summed: Floats32 = highest + np.log(np.exp(logp - highest).sum(axis=-1, keepdims=True))
     return summed
 
 
 def document_starts(ids: NDArray[np.integer], ats: Integers, end: int | None) -> Integers:
-    """Where the document begins that each place `ats` (N,) is in: at the last end symbol before it, or at 0."""
+    """Return where the document of each position `ats` (N,) begins: at the last end symbol before it, or at 0."""
     if end is None:
         return np.zeros_like(ats)
     ends = np.flatnonzero(ids == end)

@@ -57,7 +57,7 @@ class Block(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """A model of the next symbol.
+    """A decoder-only transformer that predicts the next symbol.
 
     With the defaults of ModelConfig (no n-gram prior, no n-gram embeddings) it computes what Qwen3 computes, with a
     tied embedding. An id without a row (an untrained byte) has an embedding of zeros.
@@ -79,7 +79,7 @@ class LanguageModel(nn.Module):
         self.norm = RMSNorm(config.n_embd)
         self.prior = NgramPrior(config.n_embd, n_symbols) if config.prior else None
         self.has_kernels = config.has_kernels
-        self.parts = (*self.blocks.modules(), self.norm)  # on which others may put hooks
+        self.parts = (*self.blocks.modules(), self.norm)  # the modules that may get hooks
         self.compiled: Callable[..., Tensor] | None = None  # torch.compile of `run_blocks`, used in training
         self.compiled_loss: Callable[..., Tensor] | None = None  # of `torch_loss`, used in training on a GPU
 
@@ -90,7 +90,7 @@ class LanguageModel(nn.Module):
         docs: Tensor | None = None,
         log_prior: Tensor | None = None,
     ) -> Tensor:
-        """Logits (B, T, V) of the symbol after each of `ids` (B, T).
+        """Return logits (B, T, V) of the symbol after each of `ids` (B, T).
 
         With a `cache`, the ids continue the text that it holds. With `docs` (B, T), the document number of
         each id, no position sees another document. `log_prior` (B, T, V): log-probabilities of the n-gram
@@ -105,9 +105,9 @@ class LanguageModel(nn.Module):
         docs: Tensor | None = None,
         log_prior: Tensor | None = None,
     ) -> Tensor:
-        """The normalised output of the last block, (B, T, C), with the arguments of `forward`.
+        """Return the normalised output of the last block, (B, T, C); the arguments are those of `forward`.
 
-        A `cache` takes in the ids.
+        A `cache` is extended by the ids.
         """
         assert cache is None or (docs is None and self.config.causal), "a cache holds one text, in order"
         start, T = 0 if cache is None else cache.length, ids.shape[1]
@@ -131,7 +131,7 @@ class LanguageModel(nn.Module):
         return x
 
     def _with_positions(self, embedded: Tensor, q_pos: Tensor, log_prior: Tensor | None) -> Tensor:
-        """The input of the first block (B, T, C): embeddings with their positions, and what it reads of the prior."""
+        """Return the input of the first block (B, T, C): embeddings with positions and, if given, the embedded prior."""
         x = self.position.embed(embedded, q_pos)
         if log_prior is not None:
             assert self.prior is not None, "this model has no n-gram prior"
@@ -139,7 +139,7 @@ class LanguageModel(nn.Module):
         return x
 
     def logits(self, hidden: Tensor, log_prior: Tensor | None = None) -> Tensor:
-        """The tied output head, plus the prior if there is one: (B, T, V) from (B, T, C)."""
+        """Apply the tied output head, and add the prior if there is one: (B, T, V) from (B, T, C)."""
         logits = F.linear(hidden, self.embedding.weight)
         if log_prior is None:
             return logits
@@ -149,7 +149,7 @@ class LanguageModel(nn.Module):
     def loss(
         self, ids: Tensor, targets: Tensor, docs: Tensor | None = None, log_prior: Tensor | None = None
     ) -> Tensor:
-        """Mean cross-entropy in nats of targets, with the other arguments of `forward`.
+        """Return the mean cross-entropy in nats of targets; the other arguments are those of `forward`.
 
         The targets are ids (B, T), or distributions (B, T, V), for which torch is as fast as the kernels would be.
         The softmax is computed in fp32, or in fp64, whatever the precision of the products.
@@ -172,7 +172,7 @@ class LanguageModel(nn.Module):
         log_prior: Tensor | None,
         ngrams: Tensor | None,
     ) -> Tensor:
-        """`loss` in torch alone and without the host's help, so that it compiles as one graph.
+        """Compute `loss` in torch alone, without kernels on the host, so that it compiles as one graph.
 
         `ngrams` (B, T, C): the sum of the vectors of all n-grams at each position, whose gradients train them.
         """
@@ -184,13 +184,13 @@ class LanguageModel(nn.Module):
         return self._cross_entropy(hidden, targets, log_prior)
 
     def _cross_entropy(self, hidden: Tensor, targets: Tensor, log_prior: Tensor | None) -> Tensor:
-        """Mean cross-entropy in nats from the last layer's output (B, T, C)."""
+        """Return the mean cross-entropy in nats from the last layer's output (B, T, C)."""
         logits = self.logits(hidden, log_prior).flatten(0, 1)  # (B T, V)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         return F.cross_entropy(logits, targets.flatten(0, 1))
 
     def regularise(self, config: ModelConfig) -> None:
-        """Take the rates of dropout of another configuration of the same shape."""
+        """Set the dropout rates to those of another configuration of the same shape."""
         self.config = replace(
             self.config, dropout=config.dropout, ngram_embedding_dropout=config.ngram_embedding_dropout
         )
@@ -200,7 +200,7 @@ class LanguageModel(nn.Module):
             self.ngrams.dropout = config.ngram_embedding_dropout or 0.0
 
     def run_blocks(self, x: Tensor, info: PositionInfo, cache: ModelCache | None = None) -> Tensor:
-        """All blocks and the final norm: (B, T, C) to (B, T, C)."""
+        """Apply all blocks and the final norm: (B, T, C) to (B, T, C)."""
         for layer, block in enumerate(self.blocks):
             x = block(x, info, None if cache is None else cache.layers[layer])
         return self.norm(x)  # type: ignore[no-any-return]
@@ -208,7 +208,7 @@ class LanguageModel(nn.Module):
     def position_info(
         self, q_pos: Tensor, docs: Tensor | None, x: Tensor, n_keys: int | None = None
     ) -> PositionInfo:
-        """Score bias and rotation for queries at `q_pos` (T,); the keys are the `n_keys` positions up to the last."""
+        """Return score bias and rotation for queries at `q_pos` (T,); the keys are at the first `n_keys` positions."""
         n_keys = int(q_pos[-1]) + 1 if n_keys is None else n_keys
         by_flag = (
             self._is_plainly_causal and docs is None and n_keys == len(q_pos) and masks_by_flag(x.device)
@@ -224,12 +224,12 @@ class LanguageModel(nn.Module):
 
     @property
     def _is_plainly_causal(self) -> bool:
-        """Does nothing but the causal mask act on the scores?"""
+        """Whether nothing but the causal mask acts on the scores."""
         config, plain = self.config, type(self.position).bias is Position.bias
         return config.attends and config.causal and config.window is None and not config.locality and plain
 
     def embed(self, ids: Tensor, before: Tensor | None = None, docs: Tensor | None = None) -> Tensor:
-        """The embedding (B, T, C) of `ids` (B, T); of n-grams too, if the model has them (`charlm explain embedding`).
+        """Return the embedding (B, T, C) of `ids` (B, T), and of n-grams if the model has them (`charlm explain embedding`).
 
         `before` (B, N - 1): the ids before these, for n-grams up to N; None at the start of a text. `docs` (B, T)
         as in `forward`.
@@ -240,12 +240,12 @@ class LanguageModel(nn.Module):
         return self._embed_ids(ids) + self.ngrams(ids, before, docs)  # type: ignore[no-any-return]
 
     def _embed_ids(self, ids: Tensor) -> Tensor:
-        """The embedding (B, T, C) of ids alone."""
+        """Return the embedding (B, T, C) of ids without n-grams."""
         known = ids < self.n_symbols
         return self.embedding(ids.clamp(max=self.n_symbols - 1)) * known[..., None]  # type: ignore[no-any-return]
 
     def new_cache(self, batch_size: int, like: Tensor | None = None) -> ModelCache:
-        """An empty cache for `batch_size` texts, on the device and of the type of `like`, by default of the weights."""
+        """Return an empty cache for `batch_size` texts, with the dtype and device of `like` (default: of the weights)."""
         like = self.embedding.weight if like is None else like
         mixers = [cast("Mixer", block.mixer) for block in self.blocks]
         layers = [mixer.new_cache(batch_size, self.block_size, like) for mixer in mixers]
@@ -264,7 +264,7 @@ def initialise(model: LanguageModel, generator: torch.Generator) -> None:
 
 
 def initialise_weight(model: LanguageModel, name: str, weight: Tensor, generator: torch.Generator) -> None:
-    """Fill one weight of the model, of that name, in place: all in their order are as `initialise` fills them."""
+    """Fill the weight of that name in place; filling all weights in order is what `initialise` does."""
     zeros = ("out.weight", "down.weight", "ngrams.table", "prior.gate", "prior.read")
     if name == "norm.weight":
         gain = INITIAL_SELF_LOGIT / sqrt(model.embedding.embedding_dim) if model.prior is None else 0.0
@@ -278,7 +278,7 @@ def initialise_weight(model: LanguageModel, name: str, weight: Tensor, generator
 
 
 def grow_vocabulary(weights: Mapping[str, Tensor], n_symbols: int) -> dict[str, Tensor]:
-    """The weights of a model extended to `n_symbols` symbols; the new ones come last.
+    """Extend a model's weights to `n_symbols` symbols; the new ones come last.
 
     A new symbol starts as the mean of the old embedding rows (V, C), which are also the output head. Its logit is
     then the mean of the old logits, so N new symbols together get at most N / (V + N) of the probability (a

@@ -1,1 +1,1 @@
-"""C sources, and their one binding."""
+"""The compiled kernels: C sources, and their Python bindings."""

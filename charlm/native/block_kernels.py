@@ -1,6 +1,6 @@
 """The training kernels in C (norm.c, attention.c, swiglu.c, loss.c), called on tensors.
 
-Each writes into tensors that it makes, in fp32 or in the type of the activations. Shapes: N rows, B texts, T positions,
+Each allocates its outputs, in fp32 or in the dtype of the activations. Shapes: N rows, B texts, T positions,
 C width, H query heads, K key heads, D head size, F hidden width, V symbols, W columns of scores (V, or V + 1 with a gate).
 """
 
@@ -27,7 +27,7 @@ class _Attention(ctypes.Structure):
 
 @dataclass(frozen=True, eq=False)
 class AttentionShape:
-    """What all layers' attention has in common in one pass."""
+    """The arguments of attention that all layers share in one pass."""
 
     B: int
     T: int
@@ -47,7 +47,7 @@ class AttentionShape:
         )
 
     def for_c(self, q_gain: Tensor, k_gain: Tensor) -> _Attention:
-        """The arguments of one layer; valid while these tensors live."""
+        """Return the arguments of one layer for C; valid while these tensors live."""
         assert q_gain.shape == k_gain.shape == (self.D,)
         pointers = map(address, (q_gain, k_gain, self.cosines, self.sines, self.first))
         return _Attention(self.B, self.T, self.H, self.K, self.D, self.eps, *pointers)
@@ -72,7 +72,7 @@ class Kernels:
     def norm(
         self, residual: Tensor, branch: Tensor | None, gain: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x = residual + branch (N, C), RMSNorm(x) (N, C) in the dtype, and what it was divided by (N,), inverted."""
+        """Return x = residual + branch (N, C), RMSNorm(x) (N, C) in the dtype, and the inverse root mean squares (N,)."""
         N, C = residual.shape
         x = residual if branch is None else torch.empty_like(residual)
         y, r = residual.new_empty((N, C), dtype=self.dtype), residual.new_empty(N)
@@ -84,7 +84,7 @@ class Kernels:
     def norm_backward(
         self, x: Tensor, gain: Tensor, r: Tensor, dy: Tensor, dx: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Add to dx (N, C) what comes by way of y; returns it in the dtype, and the gradient of the gain (C,)."""
+        """Add to dx (N, C) the gradient through y; return dx in the dtype, and the gradient of the gain (C,)."""
         N, C = x.shape
         rounded = dx if self.dtype == dx.dtype else dx.new_empty((N, C), dtype=self.dtype)
         dgain, parts = dx.new_empty(C), dx.new_empty((PARTS, C))
@@ -95,14 +95,14 @@ class Kernels:
         return rounded, dgain
 
     def swiglu(self, gate_up: Tensor) -> Tensor:
-        """silu(gate) up, (N, F), of (N, 2 F)."""
+        """Return silu(gate) up, (N, F), from (N, 2 F)."""
         N, F = gate_up.shape[0], gate_up.shape[1] // 2
         h = gate_up.new_empty((N, F))
         self._swiglu(address(gate_up), address(h), N, F)
         return h
 
     def swiglu_backward(self, gate_up: Tensor, dh: Tensor) -> Tensor:
-        """The gradient (N, 2 F) of gate_up (N, 2 F), of dh (N, F)."""
+        """Return the gradient of gate_up (N, 2 F), given dh (N, F)."""
         N, F = dh.shape
         dgate_up = torch.empty_like(gate_up)
         self._swiglu_backward(address(gate_up), address(dh), address(dgate_up), N, F)
@@ -111,7 +111,7 @@ class Kernels:
     def attention(
         self, shape: AttentionShape, q_gain: Tensor, k_gain: Tensor, qkv: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Attention's output (N, H D) before its last matrix, of qkv (N, (H + 2 K) D), and (B, H, T, 2) for `backward`."""
+        """Return attention's output (N, H D) before its last matrix, from qkv (N, (H + 2 K) D); and sums for `backward`."""
         N = shape.B * shape.T
         assert qkv.shape == (N, (shape.H + 2 * shape.K) * shape.D)
         out = qkv.new_empty((N, shape.H * shape.D))
@@ -132,7 +132,7 @@ class Kernels:
         sums: Tensor,
         dout: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """The gradients of qkv, and of both gains (2, D), of dout (N, H D)."""
+        """Return the gradients of qkv and of both gains (2, D), given dout (N, H D)."""
         dqkv = torch.empty_like(qkv)
         dgains = sums.new_empty((shape.B * shape.K, 2, shape.D))
         a = shape.for_c(q_gain, k_gain)
@@ -144,13 +144,13 @@ class Kernels:
     def cross_entropy(
         self, scores: Tensor, log_prior: Tensor | None, targets: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The losses (N,) of targets (N,), and the gradient (N, W) of their mean, of scores (N, W)."""
+        """Return the losses (N,) of targets (N,), and the gradient (N, W) of their mean, from scores (N, W)."""
         N, W = scores.shape
         V = W - (log_prior is not None)
         assert log_prior is None or (log_prior.shape == (N, V) and log_prior.dtype == torch.float32)
         assert targets.shape == (N,) and targets.dtype == torch.int64
         if N and not 0 <= int(targets.min()) <= int(targets.max()) < V:
-            raise IndexError("a target is not in the vocabulary")  # C would write there
+            raise IndexError("a target is not in the vocabulary")  # C would write out of bounds
         losses, dscores = scores.new_empty(N, dtype=torch.float32), torch.empty_like(scores)
         room = losses.new_empty((N, V))
         arguments = map(address, (targets, losses, dscores, room))
@@ -158,7 +158,7 @@ class Kernels:
         return losses, dscores
 
     def _buffer(self, a: _Attention) -> tuple[Tensor, int]:
-        """Buffers for as many threads as torch uses, and how many these are."""
+        """Return buffers for as many threads as torch uses, and the number of threads."""
         size, threads = Size(), torch.get_num_threads()
         self._room(ctypes.byref(a), ctypes.byref(size))
         return torch.empty(threads * size.value), threads
@@ -170,6 +170,6 @@ def _kernels(native: Library, dtype: torch.dtype) -> Kernels:
 
 
 def kernels(dtype: torch.dtype) -> Kernels | None:
-    """The kernels for activations of that dtype, bf16 or fp32; None without the library."""
+    """Return the kernels for activations of that dtype, bf16 or fp32; None without the library."""
     native = library()
     return None if native is None else _kernels(native, dtype)

@@ -1,4 +1,4 @@
-"""The fast decoder in C (decoder.c): a few more characters of each of several texts per call.
+"""The fast decoder in C (decoder.c), which reads the next few characters of each text of a batch per call.
 
 Shapes: B texts, S positions so far, T of them new, C width, H query heads, K key heads, D head size,
 W positions of the cache, F hidden width of the MLP, V symbols.
@@ -34,7 +34,7 @@ class LayerArrays:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelArrays:
-    """A model laid out for C: float32 arrays, from whose shapes all sizes follow."""
+    """A model laid out for C: float32 arrays, whose shapes give all sizes."""
 
     block_size: int
     layers: Sequence[LayerArrays]
@@ -65,7 +65,7 @@ class _Model(ctypes.Structure):
 
 
 class CDecoder:
-    """The keys and values of a batch of texts. It keeps every array that C has a pointer to."""
+    """Decodes a batch of texts with a KV cache. It keeps every array that C has a pointer to."""
 
     def __init__(self, library: Library, model: ModelArrays, batch_size: int) -> None:
         assert batch_size > 0
@@ -94,7 +94,7 @@ class CDecoder:
         self._last = self._out.ctypes.data
 
     def next_logits(self, ids: NDArray[np.int64], at: int, prior: Floats32 | None) -> Floats32:
-        """Logits (B, V) after the last of ids (B, S), of which the first `at` are in the cache already.
+        """Return logits (B, V) after the last of ids (B, S), of which the first `at` are in the cache already.
 
         `prior` (B, T, V): the n-gram model's log-probabilities after each of the new ones. The next call
         overwrites the result.
@@ -126,7 +126,7 @@ class CDecoder:
 
 
 def _sizes_of(model: ModelArrays) -> dict[str, int]:
-    """The sizes that C needs, by the names of _SIZES. No array is smaller than they say."""
+    """Return the sizes that C needs, by the names of _SIZES; all arrays are checked against them."""
     embedding, first = model.embedding, model.layers[0]
     V, C = embedding.shape[0] - 1, embedding.shape[1]
     heads, D = first.gains.shape
@@ -154,7 +154,7 @@ def _sizes_of(model: ModelArrays) -> dict[str, int]:
 
 
 def panels(matrix: Floats32) -> Floats32:
-    """A matrix (n, m) in panels of 64 columns, the last one filled with zeros: (m / 64, n, 64)."""
+    """Split a matrix (n, m) into panels of 64 columns, the last one padded with zeros: (m / 64, n, 64)."""
     n, m = matrix.shape
     filled = np.pad(matrix, ((0, 0), (0, -m % PANEL)))
     return np.ascontiguousarray(filled.reshape(n, -1, PANEL).swapaxes(0, 1))

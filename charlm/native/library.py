@@ -1,6 +1,6 @@
 """The compiled kernels: one shared library, built when the package is installed, loaded at its first use.
 
-Each kernel is in it once per instruction set (a "clone"); the best one that the processor has is used. CHARLM_NATIVE=0
+Each kernel is in it once per instruction set (a "clone"); the best one that the processor supports is used. CHARLM_NATIVE=0
 switches the library off, CHARLM_NATIVE=v3 (or another name of CLONES) chooses a clone.
 """
 
@@ -20,7 +20,7 @@ CLONES = ("v4bf16", "v4", "v3", "v2", "baseline")
 VARIABLE = "CHARLM_NATIVE"
 FILE = "charlm_native.so"
 INSTEAD = {"n-gram rows": "NumPy", "sampling": "torch", "training": "torch"}
-"""For each part of charlm that has kernels, what computes without them."""
+"""For each part of charlm that has kernels, what is used without them."""
 
 Pointer, Size = ctypes.c_void_p, ctypes.c_int64
 
@@ -40,7 +40,7 @@ class NativeStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class KernelStatus:
-    """What computes a part of charlm: compiled kernels, or what serves in their place."""
+    """What computes a part of charlm: compiled kernels, or their fallback."""
 
     purpose: str
     clone: str | None  # None: `instead` computes
@@ -63,11 +63,11 @@ class Library:
 
     @cached_property
     def identity(self) -> str:
-        """The clone and 8 digits of the file's SHA-256: what rounds alike has the same."""
+        """The clone and 8 digits of the file's SHA-256; kernels of the same identity round alike."""
         return f"{self.clone} {hashlib.sha256(Path(self.handle._name).read_bytes()).hexdigest()[:8]}"
 
     def function(self, name: str, kind: str, *argument_types: Any) -> Any:
-        """A function that returns nothing. `kind`: exact, fast, fp32 or bf16, as CMakeLists.txt compiles it."""
+        """Look up a function without a return value. `kind`: exact, fast, fp32 or bf16, as CMakeLists.txt compiles it."""
         try:
             found = getattr(self.handle, f"{name}_{kind}_{self.clone}")
         except AttributeError:
@@ -81,17 +81,17 @@ class Library:
 
 
 def library() -> Library | None:
-    """The compiled kernels, or None where torch and NumPy must serve. Raises UsageError for a wrong CHARLM_NATIVE."""
+    """Return the compiled kernels; None where torch and NumPy are used. Raises UsageError for a wrong CHARLM_NATIVE."""
     return _load(_asked())[0]
 
 
 def status() -> NativeStatus:
-    """What `library` returns, and why. Raises UsageError for a wrong CHARLM_NATIVE."""
+    """Return which kernels are used, and why. Raises UsageError for a wrong CHARLM_NATIVE."""
     return _load(_asked())[1]
 
 
 def statuses() -> tuple[KernelStatus, ...]:
-    """What computes each part of charlm. Raises UsageError for a wrong CHARLM_NATIVE."""
+    """Return what computes each part of charlm. Raises UsageError for a wrong CHARLM_NATIVE."""
     found = status()
     return tuple(
         KernelStatus(purpose=purpose, clone=found.clone, instead=instead, reason=found.reason)
@@ -105,7 +105,7 @@ def check_variable() -> None:
 
 
 def supported_clones() -> tuple[str, ...]:
-    """The clones in the library that this processor can run, best first."""
+    """Return the clones in the library that this processor can run, best first."""
     path = _path()
     handle = None if path is None else _open(path)
     return () if not isinstance(handle, ctypes.CDLL) else _supported(handle)
@@ -145,7 +145,7 @@ def _load(asked: str) -> tuple[Library | None, NativeStatus]:
 
 
 def _path() -> Path | None:
-    """Where the library is: beside this file, or, for an editable installation, where the package was installed."""
+    """Find the library: beside this file or, for an editable installation, where the package was installed."""
     import charlm.native
 
     found = (Path(folder, FILE) for folder in charlm.native.__path__)
@@ -154,8 +154,8 @@ def _path() -> Path | None:
 
 @cache
 def _open(path: Path) -> ctypes.CDLL | str:
-    """The library, or why it cannot be loaded."""
-    import torch  # noqa: F401  its OpenMP runtime must be there, for the kernels use it
+    """Load the library, or return why it cannot be loaded."""
+    import torch  # noqa: F401  the kernels use its OpenMP runtime
 
     try:
         return ctypes.CDLL(str(path), mode=os.RTLD_NOW if hasattr(os, "RTLD_NOW") else ctypes.DEFAULT_MODE)

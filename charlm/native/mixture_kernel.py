@@ -1,4 +1,4 @@
-"""A mixture's log-probabilities in C (mixture.c): several distributions pooled as one.
+"""A mixture's log-probabilities in C (mixture.c): pools the distributions of its members.
 
 Shapes: M members, N rows, V symbols, F = 2 M features.
 """
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.native.library import Library, Pointer, Size  # and not torch: lists of runs do not wait for it
+from charlm.native.library import Library, Pointer, Size  # not torch: listing runs must not load it
 
 Floats = NDArray[np.floating[Any]]
 Floats32 = NDArray[np.float32]
@@ -25,7 +25,7 @@ class MixtureKernel:
     """The weights of a mixture laid out for C. Threads may share it."""
 
     def __init__(self, library: Library, bias: Sequence[float], weights: Sequence[Sequence[float]]) -> None:
-        """`bias` (M,) and `weights` (M, F) of the members' shares."""
+        """`bias` (M,) and `weights` (M, F) of the gate."""
         self._M = M = len(bias)
         self._kept: tuple[Floats32, Floats32] = np.array(bias, np.float32), np.array(weights, np.float32)
         assert 1 < M <= MOST_MEMBERS and self._kept[1].shape == (M, 2 * M)
@@ -34,7 +34,7 @@ class MixtureKernel:
         self._pool = library.function("mixture", "fast", *[Pointer] * 3, *[Size] * 2, Pointer)
 
     def log_probs(self, logits: Sequence[Floats]) -> Floats32:
-        """Log-probabilities (N, V) from the logits or log-probabilities (N, V) of each member."""
+        """Return log-probabilities (N, V) from the logits or log-probabilities (N, V) of each member."""
         shape = logits[0].shape
         assert len(logits) == self._M and len(shape) == 2 and shape[1] > 0
         rows = [_with_rows(of_member) for of_member in logits]
@@ -48,7 +48,7 @@ class MixtureKernel:
 
 
 def _with_rows(logits: Floats) -> Floats32:
-    """Logits (N, V) in single precision, each row in one piece."""
+    """Return logits (N, V) in float32 with contiguous rows."""
     if logits.dtype == np.float32 and logits.strides[1] == logits.itemsize:
         return logits
     return np.ascontiguousarray(logits, np.float32)

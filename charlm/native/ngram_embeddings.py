@@ -30,10 +30,10 @@ def sum_ngrams(
     n_symbols: int,
     dropout: float,
 ) -> tuple[Tensor, Tensor]:
-    """The rows (M, O) of the n-grams that end at each of ids (B, T), and the sums (B, T, C) of their embeddings.
+    """Return the rows (M, O) of the n-grams that end at each of ids (B, T), and the sums (B, T, C) of their embeddings.
 
-    `before` (B, O) and `docs` (B, T) as in NgramEmbeddings. With `draws` (B, T, O), uniform random numbers, those
-    below `dropout` leave their n-gram out. `table` is (O rows + 1, C).
+    `before` (B, O) and `docs` (B, T) as in NgramEmbeddings. `draws` (B, T, O): uniform random numbers; those below
+    `dropout` drop their n-gram. `table` is (O rows + 1, C).
     """
     (B, T), O, C = ids.shape, before.shape[1], table.shape[1]  # noqa: E741
     assert table.dtype == torch.float32 and len(before) == B

@@ -24,7 +24,7 @@ class LevelArrays(NamedTuple):
     fold_counts: NDArray[np.unsignedinteger[Any]] | None  # (F, E)
     longer: NDArray[np.uint32] | None  # (E,): places in the order above, as `Level.longer` gives them
     discounts: NDArray[np.float64]  # (4,)
-    dense_start: int  # where its rows begin among the precomputed ones; -1: it has none
+    dense_start: int  # where this order's rows begin among the precomputed ones; -1: it has none
 
 
 def _structure(name: str, pointers: str, sizes: str) -> type[ctypes.Structure]:
@@ -74,12 +74,12 @@ class NgramKernel:
     ) -> None:
         """Write the probabilities after each of T positions from each of `starts` (B,) into out (B, T, V).
 
-        `before`: how many ids before a start are read as context; `edges` (F + 1,): the folds, of which a symbol's own
-        is left out.
+        `before`: how many ids before a start are read as context; `edges` (F + 1,): of the folds; that of the predicted
+        symbol is left out.
         """
         B, T, V = out.shape
         assert out.flags.c_contiguous and out.dtype == np.float32 and (len(starts), V) == (B, self.n_symbols)
-        assert edges is None or len(edges) <= self.n_folds + 1  # what else was counted comes after them
+        assert edges is None or len(edges) <= self.n_folds + 1  # texts counted besides are the last folds
         ids, starts = np.ascontiguousarray(ids), np.ascontiguousarray(starts, dtype=np.int64)
         edges = None if edges is None else np.ascontiguousarray(edges, dtype=np.int64)
         addresses = (None if array is None else array.ctypes.data for array in (ids, starts, edges))
@@ -111,7 +111,7 @@ class NgramKernel:
 
 
 class Cursor:
-    """Where B texts stand in each order of a model, as they are read symbol by symbol."""
+    """The contexts of B texts in each order of a model, as they are read symbol by symbol."""
 
     def __init__(self, kernel: NgramKernel, batch_size: int) -> None:
         self._kernel, self._B = kernel, batch_size
@@ -127,6 +127,6 @@ class Cursor:
         self._kernel.read(self._kernel.at, ids.ctypes.data, self._places.ctypes.data, B, T)
 
     def next(self) -> NDArray[np.float64]:
-        """Probabilities (B, V) of the next symbol; the next call overwrites them."""
+        """Return probabilities (B, V) of the next symbol; the next call overwrites them."""
         self._kernel.next(self._kernel.at, self._places.ctypes.data, self._B, self._out.ctypes.data)
         return self._out

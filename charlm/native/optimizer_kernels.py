@@ -1,6 +1,6 @@
 """The optimizer's arithmetic in C: gradient norm and AdamW (optimizer.c), Muon (muon.c), Adagrad (ngram_embeddings.c).
 
-It serves weights in fp32 on the CPU. Pointers of weights and of their state are taken once, so none may be replaced.
+It needs weights in fp32 on the CPU. Pointers to weights and their state are taken once, so no tensor may be replaced.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ from charlm.native.library import Library, Pointer, Size
 from charlm.native.tensors import address
 
 CHUNK = 16384
-"""Numbers that a thread takes at once."""
+"""Numbers that a thread processes at once."""
 Number = ctypes.c_float
 
 
@@ -28,9 +28,9 @@ class Moments(NamedTuple):
 
 
 class MuonPiece(NamedTuple):
-    """A matrix (R, C) that is fused in a weight, for Newton-Schulz iteration of it or of its transpose."""
+    """A matrix (R, C) that is part of a fused weight, with buffers for Newton-Schulz iteration of it or its transpose."""
 
-    weight: int  # its place in the list of weights
+    weight: int  # index in the list of weights
     first_row: int
     n_rows: int
     momentum: Tensor  # of the whole weight
@@ -61,7 +61,7 @@ class _Piece(ctypes.Structure):
 
 
 class NativeOptimizer:
-    """The gradients of a step, read once, and the updates of the weights by them."""
+    """Gradient norm, AdamW and Muon updates of a list of weights, from gradients that are read once a step."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class NativeOptimizer:
         moments: Mapping[int, Moments],
         pieces: Sequence[MuonPiece],
     ) -> None:
-        """`moments`: of those that AdamW trains, by their place in `weights`."""
+        """`moments`: of the weights that AdamW trains, by their index in `weights`."""
         self._kept = (moments, pieces, [weight.detach() for weight in weights])
         self._weights = weights
         self._gradients: list[Tensor] = []
@@ -90,7 +90,7 @@ class NativeOptimizer:
         self._apply = library.function("muon_apply", kind, *many, Number, Number)
 
     def read_gradients(self) -> float:
-        """Take the gradients of a step, and return their norm. A weight that has none has one of zeros."""
+        """Read the gradients of a step, and return their norm. A missing gradient counts as zeros."""
         self._gradients = [
             torch.zeros_like(weight) if weight.grad is None else weight.grad.contiguous()
             for weight in self._weights
@@ -105,14 +105,14 @@ class NativeOptimizer:
     def adamw(
         self, scale: float, rate: float, betas: tuple[float, float], eps: float, n_updates: int
     ) -> None:
-        """AdamW by `scale` times the gradients; `n_updates` includes this one."""
+        """Update by AdamW with `scale` times the gradients; `n_updates` includes this update."""
         corrections = (1 - betas[0] ** n_updates, sqrt(1 - betas[1] ** n_updates))
         by = _AdamW(scale, rate, *betas, eps, *corrections)
         chunks = self._adamw_chunks
         self._adamw(ctypes.byref(by), chunks, len(chunks), self._adapted, self._pointers)
 
     def muon_momentum(self, scale: float, momentum: float, eps: float) -> None:
-        """Update the momenta by `scale` times the gradients, and fill each piece's `x`, whose norm becomes 1."""
+        """Update the momenta by `scale` times the gradients, and fill each piece's `x`, normalised to norm 1."""
         self._momentum(self._pieces, len(self._pieces), self._pointers, scale, momentum, eps)
 
     def muon_apply(self, rate: float, weight_decay: float) -> None:
@@ -137,7 +137,7 @@ class NativeNewtonSchulz:
 
     @classmethod
     def fits(cls, library: Library, n_rows: int, n_columns: int, dtype: torch.dtype | None) -> bool:
-        """Whether this serves, and torch is slower, for matrices (R, C) with R >= C."""
+        """Whether this supports matrices (R, C), R >= C, and is faster than torch."""
         shape_fits = n_rows >= n_columns and n_rows % cls.ROWS == 0 and n_columns % cls.COLUMNS == 0
         return shape_fits and dtype == torch.bfloat16 and library.clone == "v4bf16" and not library.has_amx()
 
@@ -151,7 +151,7 @@ class NativeNewtonSchulz:
 
 
 class NgramEmbeddingUpdate:
-    """Adagrad of the rows of a table (U + 1, C) that a step has read; the last one, of zeros, stays."""
+    """Adagrad update of the rows of a table (U + 1, C) that a step has read; the last row, all zeros, stays."""
 
     def __init__(self, library: Library, table: Tensor, accumulators: Tensor) -> None:
         self._table, self._accumulators = table.detach(), accumulators
@@ -161,7 +161,7 @@ class NgramEmbeddingUpdate:
         )
 
     def __call__(self, index: Tensor, gradients: Tensor, rate: float, initial: float, eps: float) -> None:
-        """`gradients` (M, C) of the sums of the rows `index` (M, O), which ngram_embeddings.py has found."""
+        """Update the rows `index` (M, O), found by ngram_embeddings.py, from the gradients (M, C) of their sums."""
         (M, O), C = index.shape, gradients.shape[1]  # noqa: E741
         room = torch.empty(3 * M * O + 1, dtype=torch.int64)
         assert len(gradients) == M and self._table.shape[1] == C

@@ -1,4 +1,4 @@
-"""What followed recent n-grams, added to distributions in C (recent_ngrams.c). Shapes: N rows, V symbols."""
+"""Recent n-grams in C (recent_ngrams.c): corrects distributions by what followed them. Shapes: N rows, V symbols."""
 
 from ctypes import c_double
 from functools import cache
@@ -24,7 +24,7 @@ def add_recent(
     shortest: int,
     strength: float,
 ) -> None:
-    """Change log-probabilities (N, V) of the ids at `ats` (N,), whose windows begin at `lows` (N,), in place."""
+    """Correct log-probabilities (N, V) of the ids at `ats` (N,), whose windows begin at `lows` (N,), in place."""
     N, V = logp.shape
     arrays = (ids, lows, ats)
     assert logp.dtype == np.float32 and logp.flags.c_contiguous and n_symbols <= V
@@ -40,6 +40,6 @@ def add_recent(
     _kernel(library)(*addresses[:3], N, V, n_symbols, shortest, strength, addresses[3])
 
 
-@cache  # a step of sampling takes as long as looking it up
+@cache  # looking it up takes as long as a step of sampling
 def _kernel(library: Library) -> Any:
     return library.function("recent_ngrams", "exact", *[Pointer] * 3, *[Size] * 4, c_double, Pointer)

@@ -1,4 +1,4 @@
-"""Torch's tensors as C's arrays. Apart from library.py, which is read without loading torch."""
+"""Torch tensors as arguments of C functions; separate from library.py, which is imported without loading torch."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ from charlm.native.library import Library, library
 
 
 def library_for(tensors: Iterable[Tensor]) -> Library | None:
-    """The compiled kernels, if they are there and the tensors are contiguous fp32 numbers on the CPU."""
+    """Return the compiled kernels if they are available and the tensors are contiguous, fp32 and on the CPU."""
     plain = all(
         tensor.dtype == torch.float32 and tensor.device.type == "cpu" and tensor.is_contiguous()
         for tensor in tensors
@@ -18,6 +18,6 @@ def library_for(tensors: Iterable[Tensor]) -> Library | None:
 
 
 def address(tensor: Tensor | None) -> int | None:
-    """The pointer to a contiguous tensor; a null pointer for None."""
+    """Return the pointer to a contiguous tensor; a null pointer for None."""
     assert tensor is None or tensor.is_contiguous()
     return None if tensor is None else tensor.data_ptr()

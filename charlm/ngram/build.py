@@ -26,13 +26,13 @@ from charlm.ngram.table import (
 
 FOLDS = 10
 EQUAL_DISCOUNT = 0.5
-"""With one discount for all counts, order 0 is add-one smoothing whatever the discount is, up to 1."""
+"""The discount of all counts in `count_unigram`; any value up to 1 gives the same add-one smoothing."""
 TAIL_SHARE, TAIL_MOST, BEFORE_MOST, BEFORE_MOST_LONG_KEYS = 0.1, 100_000, 4_000_000, 1_000_000
 """The order is chosen on the tail of the text, with counts of the text before it; both are bounded."""
 UNIGRAM_MEMORY = 1 << 26
-"""Working memory, in bytes, of counting single symbols."""
+"""Working memory for counting single symbols, in bytes."""
 LEAST_HIGHEST = 8
-"""Orders up to this one are tried on the tail, and higher ones whose keys are numbers."""
+"""Orders up to this one are tried on the tail, and higher ones as long as their keys fit integers."""
 PARTS = 32
 MOST_RARE = 4
 """To save memory, contexts of the highest order seen up to this often are dropped before the order is lowered."""
@@ -50,7 +50,7 @@ class Built:
 
     @property
     def limits(self) -> str:
-        """What was left out, for the user; empty if nothing was."""
+        """What was left out, in words for the user; empty if nothing was."""
         limits = []
         if self.symbols < self.of_symbols:
             limits.append(f"counts {self.symbols:,} of {self.of_symbols:,} symbols, evenly spread")
@@ -78,7 +78,7 @@ def build(
 ) -> Built:
     """Build a model with `order` symbols of context, in at most `memory` bytes.
 
-    `most`: count only so many symbols, as evenly spread contiguous parts of the texts.
+    `most`: count at most this many symbols, in evenly spread contiguous parts of the texts.
     `folds` (F + 1,): the edges of folds that can be left out of a prediction; without them it is faster and smaller.
     `end`: the symbol that ends a document; no context crosses it.
     `beside`: further texts to count; they are in no fold.
@@ -101,9 +101,7 @@ def build(
         if rare is not None or order == 0:
             break
         order -= 1
-        while (
-            order > 0 and _size(made[:order], fold_counts[:order]) > memory
-        ):  # those below stay what they are
+        while order > 0 and _size(made[:order], fold_counts[:order]) > memory:  # lower orders do not change
             order -= 1
         parts = [part.shortened(packing, order + 1) for part in parts]
     if rare:
@@ -117,7 +115,7 @@ def build(
 def lower_orders(
     ids: TextIds, n_symbols: int, order: int, *, memory: int, most: int | None = None, end: int | None = None
 ) -> Iterator[KneserNey]:
-    """The models that `build` would make with order - 1, order - 2, ... down to 1 symbols of context, in one pass."""
+    """Yield the models that `build` would make with order - 1, order - 2, ... down to 1 symbols of context, in one pass."""
     packing = Packing(n_symbols, end)
     spans = spread_chars(len(ids), len(ids) if most is None else most)
     order, grams = count(ids, packing, max(0, order - 1), spans, memory)
@@ -143,7 +141,7 @@ def fit(
     """
     smooth = False
     if not order:
-        near = ids[-min(most, TAIL_MOST + BEFORE_MOST) :] if most else ids  # which is all that it looks at
+        near = ids[-min(most, TAIL_MOST + BEFORE_MOST) :] if most else ids  # `tail_losses` reads no more
         losses = tail_losses(near, n_symbols, end=end)
         order = losses.order if order is None else order
         smooth = order == 0 and losses.smooth
@@ -174,10 +172,10 @@ class TailLosses:
 
 
 def tail_losses(ids: TextIds, n_symbols: int, *, end: int | None = None) -> TailLosses:
-    """The losses of all orders on the end of a text.
+    """Return the losses of all orders on the end of a text.
 
-    Models of all orders share their lower levels, which count continuations. The level of the order that is the highest
-    differs from that only in its counts, which are of occurrences.
+    Models of all orders share their lower levels, which hold continuation counts. Where an order is the highest, its
+    level differs only in holding occurrence counts instead.
     """
     packing = Packing(n_symbols, end)
     tail = min(int(len(ids) * TAIL_SHARE), TAIL_MOST)
@@ -206,7 +204,7 @@ def tail_losses(ids: TextIds, n_symbols: int, *, end: int | None = None) -> Tail
 
 
 def count_unigram(ids: TextIds, packing: Packing, most: int | None) -> Built:
-    """Add-one smoothing without context, as a Kneser-Ney model of order 0."""
+    """Build a model with add-one smoothing and no context, as a Kneser-Ney model of order 0."""
     spans = spread_chars(len(ids), len(ids) if most is None else most)
     _, grams = count(ids, packing, 0, spans, UNIGRAM_MEMORY)
     once = Grams(np.arange(packing.n_symbols, dtype=np.uint64), np.ones(packing.n_symbols, dtype=np.uint32))
@@ -216,7 +214,7 @@ def count_unigram(ids: TextIds, packing: Packing, most: int | None) -> Built:
 
 
 def spread_chars(n: int, most: int) -> list[Span]:
-    """At most `most` of n positions, as up to PARTS contiguous parts that are evenly spread."""
+    """Return at most `most` of n positions, as up to PARTS contiguous parts that are evenly spread."""
     if most >= n:
         return [(0, n)] if n else []
     parts = max(1, min(PARTS, most))
@@ -225,17 +223,17 @@ def spread_chars(n: int, most: int) -> list[Span]:
 
 
 def fold_edges(n: int, n_folds: int) -> Index:
-    """The edges of the folds of n positions: (F + 1,). A symbol is in one fold; its context may lie in the one before."""
+    """Return the edges of the folds of n positions: (F + 1,). A symbol's context may lie in the fold before its own."""
     return np.arange(n_folds + 1) * n // n_folds
 
 
 def fold_of(positions: Index, n: int, n_folds: int) -> Index:
-    """The fold of each of `positions`, out of n, in the same shape."""
+    """Return the fold of each of `positions`, out of n, in the same shape."""
     return np.searchsorted(fold_edges(n, n_folds), positions, side="right") - 1
 
 
 def split_spans(spans: Sequence[Span], folds: Index) -> list[list[Span]]:
-    """The parts of spans that lie in each of the folds with these edges."""
+    """Return the parts of spans that lie in each of the folds with these edges."""
     return [
         [(max(start, a), min(stop, b)) for a, b in spans if a < stop and b > start]
         for start, stop in pairwise(folds.tolist())
@@ -260,7 +258,7 @@ def _size(made: Sequence[Level], fold_counts: Sequence[FoldCounts]) -> int:
 
 
 def _rarity_to_drop(made: Sequence[Level], fold_counts: Sequence[FoldCounts], memory: int) -> int | None:
-    """Up to how many occurrences a context of the highest order must be dropped to fit; None: that is not enough."""
+    """Return up to which count contexts of the highest order must be dropped to fit; None: dropping is not enough."""
     size = _size(made, fold_counts)
     if size <= memory:
         return 0
@@ -285,14 +283,14 @@ class TrainingPrior:
 
     model: KneserNey  # of the whole text, with folds
     train: TextIds
-    folds: Index  # their edges: FOLDS of what is trained on, and one of what is reserved
+    folds: Index  # their edges: FOLDS of the trained part, and one of the reserved part
 
     def log_rows(self, starts: Index, T: int) -> NDArray[np.float32]:
-        """Log-probabilities (B, T, V) of the symbol after each of the T positions from each of `starts` (B,)."""
+        """Return log-probabilities (B, T, V) of the symbol after each of the T positions from each of `starts` (B,)."""
         return self.model.log_rows(self.train, starts, T, folds=self.folds)
 
 
 def training_folds(n: int, reserved: int) -> Index:
-    """The edges of the folds of a training text of n symbols, the last of which are reserved."""
+    """Return the fold edges of a training text of n symbols, whose last `reserved` symbols are a fold of their own."""
     edges = fold_edges(n - reserved, FOLDS)
     return np.append(edges, n) if reserved else edges

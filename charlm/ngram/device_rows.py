@@ -1,6 +1,6 @@
 """Rows of n-gram probabilities on a device, in torch: a lookup by sorted keys, equal to `KneserNey.rows` to 1e-6.
 
-The host waits for none of it: every shape is known beforehand, for which each symbol of each row is looked up.
+Nothing synchronises with the host: all shapes are known beforehand, since every symbol of every row is looked up.
 
 Shapes: B windows, T positions, K the order, N rows, V symbols, E entries of a level, F folds.
 """
@@ -16,7 +16,7 @@ from charlm.ngram.kneser_ney import LEAST, KneserNey
 from charlm.ngram.table import NOWHERE, FoldCounts, Level, Longer, longer
 
 NUMBERS_AT_ONCE = 1 << 24
-"""Probabilities that are looked up at once; this bounds the memory."""
+"""Probabilities looked up at once, which bounds the memory."""
 
 
 @dataclass(frozen=True)
@@ -26,19 +26,21 @@ class _DeviceLevel:
     keys: Tensor  # (E,), ascending: context * V + symbol
     counts: Tensor  # (E,)
     fold_counts: Tensor | None  # (F, E)
-    longer: Tensor | None  # (E,): as contexts of the order above, -1: of none; None: at their own index
+    longer: (
+        Tensor | None
+    )  # (E,): index of each entry as a context of the order above, -1: none; None: its own
     discounts: Tensor  # (4,)
 
     @classmethod
     def of(
         cls, level: Level, V: int, fold_counts: FoldCounts | None, above: Longer, device: torch.device
     ) -> "_DeviceLevel":
-        """A level's copy."""
+        """Copy a level to the device."""
         contexts = np.repeat(np.arange(len(level.contexts)), np.diff(level.starts).astype(np.int64))
         places = None
         if above is not None:
             places = np.where(above == NOWHERE, -1, above.astype(np.int64))
-        exact = torch.float32 if device.type == "mps" else torch.float64  # which MPS lacks
+        exact = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
 
         def on_device(numbers: np.typing.NDArray[np.integer]) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(numbers)).to(device)
@@ -52,7 +54,7 @@ class _DeviceLevel:
         )
 
     def find(self, at: Tensor, symbols: Tensor, V: int) -> Tensor:
-        """The entries of symbols in the contexts `at`, of one broadcast shape; -1: never seen there."""
+        """Return the entries of symbols in contexts `at`, which broadcast; -1: never seen there."""
         wanted = at * V + symbols
         if not len(self.keys):
             return torch.full_like(wanted, -1)
@@ -61,7 +63,7 @@ class _DeviceLevel:
         return places.where(found, -1)
 
     def interpolate(self, below: Tensor, at: Tensor, folds: Tensor | None) -> Tensor:
-        """The probabilities (N, V) after contexts `at` (N,), from those of the order below, without `folds` (N,)."""
+        """Return the probabilities (N, V) after contexts `at` (N,), without `folds` (N,), given those of the order below."""
         V = below.shape[1]
         entries = self.find(at[:, None], torch.arange(V, device=at.device), V)  # (N, V)
         if not len(self.keys):
@@ -95,9 +97,9 @@ class DeviceNgrams:
         self._known = bool(len(levels[0].contexts))
 
     def log_rows(self, ids: Tensor, folds: Tensor | None = None) -> Tensor:
-        """Log-probabilities (B, T, V) of the symbol after each of the last T of ids (B, K + T); V stands for none.
+        """Return log-probabilities (B, T, V) of the symbol after each of the last T of ids (B, K + T); id V: no symbol.
 
-        `folds` (B, T): of each predicted symbol, which is left out.
+        `folds` (B, T): the fold of each predicted symbol, which is left out.
         """
         V, T = self.n_symbols, ids.shape[1] - self.order
         contexts = [at[:, self.order :].reshape(-1) for at in self._contexts(ids)]
@@ -113,7 +115,7 @@ class DeviceNgrams:
         return out.view(len(ids), T, V)
 
     def _contexts(self, ids: Tensor) -> list[Tensor]:
-        """Of each order, the context after each symbol: (B, K + T)."""
+        """Return the context after each symbol, for each order: (B, K + T)."""
         B, n = ids.shape
         at = torch.full((B, n + 1), 0 if self._known else -1, device=ids.device)
         found = []

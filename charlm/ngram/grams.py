@@ -18,9 +18,9 @@ from charlm.ngram.keys import Keys, Packing
 
 Span = tuple[int, int]
 KEY_COPIES = 3
-"""So many times keys are in memory at once, when they are packed and sorted, and when pieces are merged."""
+"""How many copies of the keys are in memory at once, while packing and sorting, and while merging pieces."""
 BYTES_PER_POSITION, BYTES_PER_GRAM = 16, 24
-"""Peak memory beside the keys of counting a piece of text, and of merging two pieces (for each gram of both)."""
+"""Peak memory besides the keys: per position while counting a piece of text, per gram while merging two pieces."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Grams:
         return cls(keys[starts], np.diff(starts, append=len(keys)).astype(np.uint32))
 
     def distinct(self, packing: Packing, digits: int) -> "Grams":
-        """The grams of fewer digits, each counted once for every distinct gram of this order that ends in it.
+        """Return the grams of fewer digits, each counted once for every distinct gram of this order that ends in it.
 
         For one digit fewer these are Kneser and Ney's continuation counts. A gram at the start of a document has
         nothing before it, and keeps its occurrences instead.
@@ -49,21 +49,21 @@ class Grams:
         return self.counted_by(packing.last(self.keys, digits), self.first_start(packing, digits))
 
     def counted_by(self, keys: Keys, first_start: int) -> "Grams":
-        """`distinct`, given what each gram ends in (G,), and the first gram at the start of a document; those come last."""
+        """Compute `distinct` from what each gram ends in (G,) and the index of the first gram that starts a document."""
         if first_start == len(self):
             return Grams.of(keys)
         return join([Grams.of(keys[:first_start]), Grams(keys[first_start:], self.counts[first_start:])])
 
     def first_start(self, packing: Packing, order: int) -> int:
-        """The first of these grams that starts a document, if documents have ends; else their number."""
+        """Return the index of the first gram that starts a document, which come last; the number of grams if none does."""
         return len(self) if packing.end is None else len(self.within(packing, order))
 
     def shortened(self, packing: Packing, digits: int) -> "Grams":
-        """The grams of fewer digits, with the sum of the occurrences of the longer ones."""
+        """Return the grams of fewer digits, with the summed counts of the longer ones."""
         return _joined(packing.last(self.keys, digits), self.counts)
 
     def within(self, packing: Packing, order: int) -> "Grams":
-        """The grams of this order without a boundary."""
+        """Return the grams of this order without a boundary."""
         kept = packing.inside(self.keys, order + 1)
         return Grams(self.keys[:kept], self.counts[:kept])
 
@@ -111,7 +111,7 @@ def _joined(keys: Keys, counts: NDArray[np.uint32]) -> Grams:
 
 
 def run_starts(keys: Keys) -> NDArray[np.int64]:
-    """The positions at which a new key begins in sorted keys."""
+    """Return the positions at which a new key begins in sorted keys."""
     if not len(keys):
         return np.empty(0, np.int64)
     return np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))

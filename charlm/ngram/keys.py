@@ -1,7 +1,7 @@
-"""Keys of grams: all symbols of a gram in one number or one byte string, which sorts as they do.
+"""Keys of grams: all symbols of a gram in one integer or one byte string, which sorts as the symbols do.
 
-Numbers are sorted many times as fast, but hold 64 bits: 9 of 65 distinct characters, 5 of 2,000. Byte strings are for
-longer grams. The digits of a key all have one width, so equal keys are equal grams.
+Integers sort many times as fast, but hold 64 bits: 9 symbols of a vocabulary of 65, or 5 of one of 2,000. Byte strings are
+for longer grams. The digits of a key all have one width, so equal keys are equal grams.
 
 Shapes: N positions, V symbols.
 """
@@ -33,23 +33,23 @@ class Packing:
 
     @property
     def digit_type(self) -> np.dtype[np.unsignedinteger[Any]]:
-        """A digit of a byte string; the bytes of a number compare as the number does if the highest comes first."""
+        """The dtype of a digit of a byte string: big-endian, so that byte strings sort as the numbers do."""
         return np.dtype(np.min_scalar_type(self.n_symbols)).newbyteorder(">")
 
     def fits(self, digits: int) -> bool:
-        """Whether so many digits fit an integer."""
+        """Whether this many digits fit an integer."""
         return digits * self.bits <= KEY_BITS
 
     def key_bytes(self, digits: int) -> int:
-        """The size of a key."""
+        """Return the size of a key in bytes."""
         return KEY_BITS // 8 if self.fits(digits) else digits * self.digit_type.itemsize
 
     def mask(self, digits: int) -> np.uint64:
-        """A mask of the lowest `digits` digits of an integer."""
+        """Return a mask of the lowest `digits` digits of an integer."""
         return np.uint64((1 << (self.bits * digits)) - 1)
 
     def pack(self, symbols: TextIds, start: int, stop: int, digits: int) -> Keys:
-        """The key of the `digits` symbols that end at each position start .. stop - 1: (stop - start,).
+        """Return the key of the `digits` symbols that end at each position start .. stop - 1: (stop - start,).
 
         An id outside the vocabulary (a byte that training never saw) becomes the boundary.
         """
@@ -68,26 +68,26 @@ class Packing:
         return keys
 
     def last(self, keys: Keys, digits: int) -> Keys:
-        """The keys of the last `digits` digits."""
+        """Return the keys of the last `digits` digits."""
         if keys.dtype == np.uint64:
             return keys & self.mask(digits)
         return self._joined(self._apart(keys)[:, -digits:])
 
     def parted(self, keys: Keys) -> tuple[Keys, Ids]:
-        """The keys of all digits but the last, and the last."""
+        """Split each key into the key of all digits but the last, and the last digit."""
         if keys.dtype == np.uint64:
             return keys >> np.uint64(self.bits), keys & self.mask(1)
         digits = self._apart(keys)
         return self._joined(digits[:, :-1]), digits[:, -1]
 
     def inside(self, keys: Keys, digits: int) -> int:
-        """How many sorted keys have no boundary. The others have it as their first digit, so they come last."""
+        """Return how many sorted keys have no boundary. The others have it as their first digit, so they come last."""
         if keys.dtype == np.uint64:
             return int(np.searchsorted(keys, np.uint64(self.n_symbols << (self.bits * (digits - 1)))))
         return int(np.searchsorted(self._apart(keys)[:, 0], self.n_symbols))
 
     def _packed(self, row: NDArray[np.uint64], digits: int) -> NDArray[np.uint64]:
-        """The integer of the `digits` digits that end at each place of a row but the first `digits` - 1."""
+        """Return the integer of the `digits` digits that end at each position of a row, from position `digits` - 1 on."""
         keys, done = row, 1
         for bit in f"{digits:b}"[1:]:  # double the digits, and add one where the binary digit is 1
             keys, done = (keys[:-done] << np.uint64(done * self.bits)) | keys[done:], 2 * done
@@ -96,7 +96,7 @@ class Packing:
         return keys
 
     def _joined(self, digits: NDArray[np.unsignedinteger[Any]]) -> Keys:
-        """The keys of rows of digits."""
+        """Return the keys of rows of digits."""
         n = digits.shape[1]
         if not self.fits(n):
             return np.ascontiguousarray(digits, self.digit_type).view(f"S{self.key_bytes(n)}")[:, 0]
@@ -106,7 +106,7 @@ class Packing:
         return keys
 
     def _apart(self, keys: Keys) -> NDArray[np.unsignedinteger[Any]]:
-        """The digits of byte strings, as rows of the same memory."""
+        """View byte strings as rows of digits."""
         size = self.digit_type.itemsize
         return keys.view(self.digit_type).reshape(len(keys), keys.itemsize // size)
 

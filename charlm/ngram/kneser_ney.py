@@ -1,7 +1,7 @@
 """Interpolated modified Kneser-Ney: the distribution of the next symbol after a context, and scores of texts.
 
-A context is an array (K + 1,): the place of its last k symbols among the contexts of each order k from 0 to the highest,
-K; -1 where these were never seen. To read one more symbol takes the places of order k to those of order k + 1.
+A context is an array (K + 1,): for each order k from 0 to the highest, K, the index of its last k symbols among the
+contexts of that order; -1: never seen. Reading one more symbol leads from an index of order k to one of order k + 1.
 
 Shapes: N positions, B texts, V symbols, M positions whose context was seen, E entries of those contexts.
 """
@@ -31,22 +31,22 @@ from charlm.ngram.table import (
 from charlm.ngram.table_file import load_levels, save_levels
 
 DENSE_NUMBERS = 1 << 21
-"""How many numbers the precomputed rows of the lowest orders may have."""
+"""Limit on the numbers in the precomputed rows of the lowest orders."""
 NUMBERS_AT_ONCE = 1 << 21
 POSITIONS_AT_ONCE = 1 << 20
 DIGITS = 21
-"""Bits of a number that counts symbols: three fit a word, and there are fewer symbols than that."""
+"""Bits of a number of symbols: three such numbers fit a word, and the vocabulary is smaller than 2^21."""
 ONE_OF = np.array([0, 1, 1 << DIGITS, 1 << 2 * DIGITS])
-"""What a count of 0, 1, 2, or of 3 or more adds to such a word."""
+"""What an entry with a count of 0, 1, 2, or 3 or more adds to such a word."""
 LEAST = np.float32(np.finfo(np.float32).tiny)
 """The smallest probability in float32 rows, so that its logarithm is finite."""
 
 
 @dataclass(frozen=True)
 class _Interpolation:
-    """What one order does to the rows of the order below: it scales some, and adds to some of their symbols."""
+    """How one order updates the rows of the order below: it scales some, and adds to some of their symbols."""
 
-    rows: Index  # (M,): the rows whose context it has
+    rows: Index  # (M,): the rows whose context this order has
     back: Floats64  # (M,): the weight of the order below, between 0 and 1
     row_of_entry: Index  # (E,)
     symbols: Ids  # (E,)
@@ -73,9 +73,9 @@ class KneserNey:
         *,
         dense: bool = True,
     ) -> None:
-        """`levels` are the orders from 0 up, `fold_counts` the share of each fold, if one may be left out.
+        """`levels` are the orders from 0 up, `fold_counts` the share of each fold in their counts, if one may be left out.
 
-        `dense`: precompute the rows of low orders, which pays if many rows are asked for.
+        `dense`: precompute the rows of low orders, which pays off if many rows are computed.
         """
         assert len(levels) <= MOST_ORDERS
         self.n_symbols, self.levels, self.fold_counts = n_symbols, levels, fold_counts
@@ -89,7 +89,7 @@ class KneserNey:
             rows = (1 + self.n_folds) * len(level.contexts)
             if not dense or (k and (len(self._dense) + rows) * n_symbols > DENSE_NUMBERS):
                 break
-            if k:  # the contexts of the order below with each of their entries, of which some are contexts
+            if k:  # extend the contexts of the order below by each of their entries; some are contexts
                 lengths = np.diff(levels[k - 1].starts)
                 contexts = self.step(np.repeat(contexts, lengths, axis=0), levels[k - 1].symbols)[
                     level.contexts
@@ -102,7 +102,7 @@ class KneserNey:
         return cls(n_symbols, load_levels(data, Packing(n_symbols), name))
 
     def to_bytes(self) -> bytes:
-        """The model as a safetensors file, without the counts of folds."""
+        """Return the model as a safetensors file, without the counts of folds."""
         return save_levels(self.levels, Packing(self.n_symbols))
 
     @property
@@ -123,7 +123,7 @@ class KneserNey:
 
     @cached_property
     def kernel(self) -> NgramKernel | None:
-        """What computes rows in C; None where the compiled kernels are not used."""
+        """The model laid out for the kernel that computes rows in C; None where the compiled kernels are not used."""
         kernels = library()
         if kernels is None:
             return None
@@ -142,25 +142,25 @@ class KneserNey:
         return NgramKernel(kernels, arrays, self._dense)
 
     def start(self, batch_size: int) -> Index:
-        """The contexts before the first symbol: (B, K + 1)."""
+        """Return the contexts before the first symbol: (B, K + 1)."""
         contexts = np.full((batch_size, len(self.levels)), -1)
         contexts[:, 0] = 0 if len(self.levels[0].contexts) else -1
         return contexts
 
     def step(self, contexts: Index, ids: Ids) -> Index:
-        """The contexts (B, K + 1) after one more symbol of each text, ids (B,)."""
+        """Return the contexts (B, K + 1) after one more symbol of each text, ids (B,)."""
         after = self.start(len(contexts))
         for k, level in enumerate(self.levels[:-1]):
             after[:, k + 1] = self._as_contexts(k, level.find(contexts[:, k], ids))
         return after
 
     def contexts(self, ids: Ids) -> Index:
-        """The context after each symbol of whole texts: (B, T, K + 1) from ids (B, T)."""
+        """Return the context after each symbol of whole texts: (B, T, K + 1) from ids (B, T)."""
         ids = np.pad(ids.astype(np.int64), ((0, 0), (0, 1)))
         return np.stack([at[:, 1:] for at, _ in self.follow(ids)], axis=-1)
 
     def follow(self, ids: Ids) -> Iterator[tuple[Index, Index]]:
-        """Order by order, the place of the context of each id (..., T), and that of its entry there; -1: never seen."""
+        """Yield, order by order, the index of each id's context (..., T), and of the id's entry there; -1: never seen."""
         at = np.full(ids.shape, 0 if len(self.levels[0].contexts) else -1)
         for k, level in enumerate(self.levels):
             entries = level.find(at, ids)
@@ -170,7 +170,7 @@ class KneserNey:
                 at[..., 1:] = self._as_contexts(k, entries[..., :-1])
 
     def _as_contexts(self, k: int, entries: Index) -> Index:
-        """Where entries of order k are among the contexts of order k + 1; -1: nowhere, as if the entry is -1."""
+        """Return the indices of entries of order k among the contexts of order k + 1; -1 if none, or if the entry is -1."""
         places = self._longer[k]
         if places is None:
             return entries
@@ -178,7 +178,7 @@ class KneserNey:
         return np.where((entries < 0) | (found == NOWHERE), -1, found)
 
     def rows(self, contexts: Index, folds: Index | None = None, *, up_to: int | None = None) -> Floats64:
-        """Probabilities (N, V) of the next symbol after contexts (N, K + 1), each without its fold (N,) if given.
+        """Return probabilities (N, V) of the next symbol after contexts (N, K + 1), each without its fold (N,) if given.
 
         `up_to`: use the orders 0 to this one only. ngram_rows.c does the same operations in the same order.
         """
@@ -209,10 +209,10 @@ class KneserNey:
     def log_rows(
         self, ids: TextIds, starts: Index, T: int, *, before: int | None = None, folds: Index | None = None
     ) -> NDArray[np.float32]:
-        """Log-probabilities (B, T, V) of the symbol after each of T positions of a text, from each of `starts` (B,).
+        """Return log-probabilities (B, T, V) of the symbol after each of T positions of a text, from each of `starts` (B,).
 
-        `before`: read so many symbols before a start as context, by default `order`; what lies outside the text is none.
-        `folds` (F + 1,): the edges of the folds, of which the one that the predicted symbol lies in is left out.
+        `before`: how many symbols before a start are read as context, by default `order`; there are none outside the text.
+        `folds` (F + 1,): the edges of the folds; the fold of the predicted symbol is left out.
         """
         B, V, before = len(starts), self.n_symbols, self.order if before is None else before
         out = np.empty((B, T, V), dtype=np.float32)
@@ -238,11 +238,11 @@ class KneserNey:
         return out
 
     def cursor(self, batch_size: int) -> "Cursor | PlainCursor":
-        """Texts (B,) to be read symbol by symbol, of which nothing was read."""
+        """Return a cursor at the start of texts (B,) that are read symbol by symbol."""
         return PlainCursor(self, batch_size) if self.kernel is None else Cursor(self.kernel, batch_size)
 
     def probabilities(self, ids: Ids) -> Floats64:
-        """The probability of each symbol of a text given the ones before it: (N,); 0 outside the vocabulary."""
+        """Return the probability of each symbol of a text given the ones before it: (N,); 0 outside the vocabulary."""
         found = np.empty(len(ids))
         for start in range(0, len(ids), POSITIONS_AT_ONCE):
             first, stop = max(0, start - self.order), start + POSITIONS_AT_ONCE
@@ -250,7 +250,7 @@ class KneserNey:
         return found
 
     def probabilities_at(self, ids: TextIds, at: Index, most: Index | None = None) -> Floats64:
-        """The same at positions `at` (N,), N > 0, with at most `most` (N,) symbols of context each if given."""
+        """Return `probabilities` at positions `at` (N,), N > 0, each with at most `most` (N,) symbols of context if given."""
         runs = np.split(at, np.flatnonzero(np.diff(at) != 1) + 1)
         parts, wanted = list[Ids](), list[NDArray[np.bool_]]()
         for run in runs:
@@ -265,7 +265,7 @@ class KneserNey:
         return self._of_text(text, limits)[chosen]
 
     def _of_text(self, ids: Ids, most: Index | None = None) -> Floats64:
-        """The probability of each symbol of a text (N,), given at most `most` (N,) of those before it."""
+        """Return the probability of each symbol of a text (N,), given at most `most` (N,) of those before it."""
         found, seen = np.full(len(ids), 1 / self.n_symbols), np.ones(len(ids), bool)
         for k, (at, entries) in enumerate(self.follow(ids)):
             seen &= at >= 0 if most is None else (at >= 0) & (most >= k)
@@ -274,7 +274,7 @@ class KneserNey:
         return found
 
     def _interpolation(self, k: int, rows: Index, found: Index, fold: Index | None) -> _Interpolation:
-        """What order k does to rows whose contexts it has at `found` (M,)."""
+        """Return how order k updates rows (M,), whose contexts are at `found` (M,) in its level."""
         level = self.levels[k]
         firsts = level.starts[found].astype(np.int64)
         lengths = level.starts[found + 1] - firsts
@@ -307,7 +307,7 @@ class KneserNey:
 
 
 class PlainCursor:
-    """Texts (B,) that are read symbol by symbol, as by `Cursor` (charlm/native/ngram_rows.py) but in NumPy."""
+    """A cursor in NumPy over texts (B,) that are read symbol by symbol; `Cursor` (charlm/native/ngram_rows.py) is in C."""
 
     def __init__(self, model: KneserNey, batch_size: int) -> None:
         self._model, self._contexts = model, model.start(batch_size)
@@ -323,5 +323,5 @@ class PlainCursor:
 
 
 def log_float32(rows: Floats64) -> NDArray[np.float32]:
-    """The logarithm of probabilities, in float32; those too small for it count as the smallest."""
+    """Return the logarithm of probabilities in float32; those below LEAST count as LEAST."""
     return np.log(np.maximum(rows.astype(np.float32), LEAST))

@@ -11,25 +11,25 @@ from charlm.ngram.table import Floats64, Index, Level
 
 
 class _Order:
-    """One order: the counts after contexts that were looked up are in dicts and are updated there, others in the level."""
+    """One order: counts of contexts are copied from the level to dicts when first looked up, and updated there."""
 
     def __init__(self, level: Level) -> None:
         self._level = level
-        self._new: dict[tuple[int, int], int] = {}  # the places of contexts that the level lacks
+        self._new: dict[tuple[int, int], int] = {}  # the indices of contexts that the level lacks
         self._counts: dict[int, dict[int, int]] = {}  # by context, then by symbol
         self._shares: dict[
             int, tuple[Index, Floats64, float]
         ] = {}  # symbols, what each adds, weight of the order below
 
     def add(self, context: int, symbol: int) -> bool:
-        """Count a symbol after a context; returns whether it was new there."""
+        """Count a symbol after a context; return whether it was new there."""
         counts = self._after(context)
         counts[symbol] = counts.get(symbol, 0) + 1
         self._shares.pop(context, None)
         return counts[symbol] == 1
 
     def over(self, context: int, below: Floats64) -> Floats64 | None:
-        """The row (V,) of a context, from that of the order below; None if nothing ever followed the context."""
+        """Return the row (V,) of a context, given that of the order below; None if nothing ever followed the context."""
         counts = self._after(context)
         if not counts:
             return None
@@ -45,7 +45,7 @@ class _Order:
         return row
 
     def place_of(self, context: int, symbol: int) -> int:
-        """The place of a context that the level lacks: that in the order below, and one more symbol."""
+        """Return the index of a context that the level lacks: a context of the order below, and one more symbol."""
         return self._new.setdefault((context, symbol), len(self._level.contexts) + len(self._new))
 
     def _after(self, context: int) -> dict[int, int]:
@@ -72,7 +72,7 @@ class OnlineKneserNey:
         self._orders = [_Order(level) for level in model.levels]
 
     def contexts(self, ids: Ids) -> Index:
-        """The context of each id of a text (N, K + 1); one never seen has a place too, unless it has a boundary."""
+        """Return the context of each id of a text, (N, K + 1); one never seen has an index too, unless it has a boundary."""
         at = np.concatenate((self.model.start(1), self.model.contexts(ids[None, :-1])[0]))
         at[:, 0] = 0
         length = 0  # of the document so far
@@ -84,7 +84,7 @@ class OnlineKneserNey:
         return at
 
     def rows(self, contexts: Index) -> Floats64:
-        """Probabilities (N, V) of the symbol after each context (N, K + 1), with the current counts."""
+        """Return probabilities (N, V) of the symbol after each context (N, K + 1), with the current counts."""
         uniform = np.full(self.model.n_symbols, 1 / self.model.n_symbols)
         made: list[dict[int, Floats64]] = [{} for _ in self._orders]  # rows by context, since many are shared
         return np.stack([self._row(places, uniform, made) for places in contexts.tolist()])

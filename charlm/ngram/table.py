@@ -25,7 +25,7 @@ FALLBACK = (0.5, 1.0, 1.5)
 
 
 def discounts(counts: NDArray[np.integer[Any]]) -> Floats64:
-    """The discounts of counts of 0, 1, 2, and 3 or more: (4,), the first of them 0.
+    """Return the discounts of counts of 0, 1, 2, and 3 or more: (4,), the first of them 0.
 
     With n_i grams of count i and Y = n_1 / (n_1 + 2 n_2): D_i = i - (i + 1) Y n_(i+1) / n_i, where i = 3 stands for 3 or
     more (Chen and Goodman 1998, "An empirical study of smoothing techniques for language modeling", Harvard TR-10-98,
@@ -65,7 +65,7 @@ class Level:
         return sum(part.nbytes for part in (self.contexts, self.starts, self.symbols, self.counts))
 
     def find(self, at: Index, symbols: Ids) -> Index:
-        """The entries of symbols in the contexts `at`, of the same shape; -1: never seen there, as if `at` is -1."""
+        """Return the entries of symbols in contexts `at`, of the same shape; -1 if never seen there, or if `at` is -1."""
         entries, known = np.full(at.shape, -1), at >= 0
         at, symbols = at[known], symbols[known]
         low = self.starts[at].astype(np.int64)
@@ -78,7 +78,7 @@ class Level:
         return entries
 
     def totals(self) -> tuple[Index, Floats64]:
-        """The sum of each context's counts, and of their discounts: (X,) both."""
+        """Return the sum of each context's counts, and of their discounts: (X,) both."""
         firsts = self.starts[:-1].astype(np.int64)
         if not len(firsts):
             return firsts, np.empty(0)
@@ -86,7 +86,7 @@ class Level:
         return np.add.reduceat(self.counts, firsts, dtype=np.int64), np.add.reduceat(taken, firsts)
 
     def interpolate(self, below: Floats64, at: Index, entries: Index) -> Floats64:
-        """The probabilities (N,) of entries (-1: of none) in contexts `at`, from those of the order below.
+        """Return the probabilities (N,) of entries (-1: never seen) in contexts `at`, given those of the order below.
 
         Where `at` is -1, they are those of the order below.
         """
@@ -102,13 +102,13 @@ class Level:
 
 Kept = NDArray[np.bool_]
 EMPTY_CONTEXT: Keys = np.zeros(1, np.uint64)
-"""The keys of no digits, of which there is one."""
+"""The keys of no digits, of which there is one: the context of order 0."""
 
 
 def level_of(grams: Grams, below: Keys, packing: Packing) -> tuple[Level, Kept]:
-    """The level of grams without a boundary, with discounts from their counts, and which contexts are in `below`.
+    """Return the level of grams without a boundary, with discounts from their counts, and which contexts are in `below`.
 
-    `below` are the keys of the entries of the order below. Where a part of a text begins, they lack some.
+    `below` are the keys of the entries of the order below. Some are missing where a counted part of a text begins.
     """
     keys, symbols = packing.parted(grams.keys)
     starts = run_starts(keys)
@@ -124,7 +124,7 @@ def level_of(grams: Grams, below: Keys, packing: Packing) -> tuple[Level, Kept]:
 
 
 def places(keys: Keys, among: Keys) -> tuple[NDArray[np.uint32], Kept]:
-    """Where ascending keys are among others, and whether they are there."""
+    """Return the index of each of ascending keys among others, and whether it is there."""
     if not len(among):
         return np.zeros(len(keys), np.uint32), np.zeros(len(keys), bool)
     at = np.searchsorted(among, keys)
@@ -135,13 +135,13 @@ def places(keys: Keys, among: Keys) -> tuple[NDArray[np.uint32], Kept]:
 def pruned(
     levels: Sequence[Level], fold_counts: Sequence[FoldCounts], kept: Sequence[Kept]
 ) -> tuple[list[Level], list[FoldCounts]]:
-    """The levels with only the contexts (X,) in `kept`, and no longer ones that begin with a dropped one."""
+    """Return the levels with only the contexts (X,) in `kept`, and no longer contexts that begin with a dropped one."""
     levels, fold_counts = list(levels), list(fold_counts)
     if all(each.all() for each in kept):
         return levels, fold_counts
     number = np.zeros(
         1, np.uint32
-    )  # of each entry of the order below, its new number or NOWHERE; NOWHERE once more
+    )  # new index of each entry of the order below, or NOWHERE; NOWHERE once more at the end
     for k, level in enumerate(levels):
         contexts = number[level.contexts]
         stay = kept[k] & (contexts != NOWHERE)
@@ -161,7 +161,7 @@ def pruned(
 
 
 def levels(grams: Grams, packing: Packing, order: int) -> list[Level]:
-    """The levels of all orders from 0 up, from the grams of the highest order."""
+    """Build the levels of all orders from 0 up, from the grams of the highest order."""
     made = []
     for k in range(order, -1, -1):
         inside, below = grams.within(packing, k), EMPTY_CONTEXT
@@ -175,14 +175,14 @@ def levels(grams: Grams, packing: Packing, order: int) -> list[Level]:
 def levels_with_folds(
     parts: Sequence[Grams], packing: Packing, order: int
 ) -> tuple[list[Level], list[FoldCounts]]:
-    """The levels of all orders from 0 up, and each fold's share of each, from each fold's grams of the highest order.
+    """Build the levels of all orders from 0 up, and each fold's share of each, from each fold's grams of the highest order.
 
     Below the highest order, counts are of distinct grams: there, a fold's share are the grams that occur in no other
     fold (and the occurrences of those that start a document). The counts minus the share are exactly the counts of the
     text outside the fold.
     """
     whole = join(parts)
-    # From here on, the keys of a part are places in `whole`: numbers, which are compared faster than long keys.
+    # From here on, the keys of a part are indices into `whole`: integers, which are compared faster than long keys.
     parts = [Grams(np.searchsorted(whole.keys, part.keys), part.counts) for part in parts]
     only, made, fold_counts = parts, [], []
     for k in range(order, -1, -1):
@@ -190,7 +190,7 @@ def levels_with_folds(
         most = max((int(part.counts.max(initial=0)) for part in only), default=0)
         share = np.zeros((len(parts), len(inside)), dtype=np.min_scalar_type(most))
         for of_fold, part in zip(share, only, strict=True):
-            n = np.searchsorted(part.keys, len(inside))  # what has a boundary is no entry
+            n = np.searchsorted(part.keys, len(inside))  # grams with a boundary are not entries
             of_fold[part.keys[:n]] = part.counts[:n]
         fold_counts.append(share)
         if k:
@@ -208,17 +208,17 @@ def levels_with_folds(
 
 
 def _distinct(part: Grams, ends: Index, first_start: int) -> Grams:
-    """`Grams.distinct` of grams whose keys are places among others, given what those end in."""
+    """Compute `Grams.distinct` of a part whose keys are indices into the whole, given what the grams there end in."""
     return part.counted_by(ends[part.keys], int(np.searchsorted(part.keys, first_start)))
 
 
 Longer = NDArray[np.uint32] | None
-"""Where each entry (E,) of a level, as a context, is in the level above; NOWHERE: nothing follows it. None: at its own index."""
+"""Index of each entry (E,) of a level as a context of the level above; NOWHERE: nothing follows it. None: its own index."""
 NOWHERE = 2**32 - 1
 
 
 def longer(level: Level, above: Level) -> Longer:
-    """How a level leads to the one above."""
+    """Return the index of each entry of a level among the contexts of the level above."""
     if len(above.contexts) == len(level.symbols):
         return None
     found = np.full(len(level.symbols), NOWHERE, np.uint32)

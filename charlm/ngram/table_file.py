@@ -1,6 +1,6 @@
-"""The orders of an n-gram model as a safetensors file.
+"""Save and load the orders of an n-gram model as a safetensors file.
 
-The contexts of an order are keys, as long as those of its grams are numbers, and entries of the order below from there on.
+The contexts of an order are stored as keys where the keys of its grams fit integers, else as entries of the order below.
 
 Shapes: X contexts, E entries.
 """
@@ -23,13 +23,13 @@ ARRAYS = ("contexts", "starts", "symbols", "counts", "discounts")
 
 
 def gram_keys(contexts: NDArray[np.uint64], level: Level, packing: Packing) -> NDArray[np.uint64]:
-    """The keys of the entries (E,) of a level, from those of its contexts (X,)."""
+    """Return the keys of the entries (E,) of a level, given those of its contexts (X,)."""
     keys: NDArray[np.uint64] = np.repeat(contexts << np.uint64(packing.bits), np.diff(level.starts))
     return keys | level.symbols
 
 
 def save_levels(levels: Sequence[Level], packing: Packing) -> bytes:
-    """The levels as a safetensors file."""
+    """Return the levels as a safetensors file."""
     arrays, below = {}, EMPTY_CONTEXT
     for k, level in enumerate(levels):
         saved = level
@@ -41,7 +41,7 @@ def save_levels(levels: Sequence[Level], packing: Packing) -> bytes:
 
 
 def load_levels(data: bytes, packing: Packing, name: str) -> list[Level]:
-    """The levels of a file of that name. Raises CheckpointError if it is damaged or holds anything else."""
+    """Load the levels from the contents of a file of that name. Raises CheckpointError if it is damaged."""
     try:
         arrays = safetensors.numpy.load(data)
     except (safetensors.SafetensorError, ValueError, KeyError, json.JSONDecodeError) as error:
@@ -67,7 +67,7 @@ def load_levels(data: bytes, packing: Packing, name: str) -> list[Level]:
 
 
 def _problem(level: Level, packing: Packing, order: int, n_below: int) -> str | None:
-    """What is wrong with the arrays, if anything; lookups rely on their types, sizes, order and limits.
+    """Return what is wrong with the arrays, if anything; lookups rely on their types, sizes, order and limits.
 
     `n_below`: how many entries the order below has.
     """

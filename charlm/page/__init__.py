@@ -1,1 +1,1 @@
-"""A run as a web page: its scripts, the packed model that they read, and the server that they can ask instead."""
+"""A run as a web page: its scripts, the packed model that they read, and the server that can compute for them."""

@@ -1,4 +1,4 @@
-"""What a page tells of a run: figures, curves, settings, a sample and notes, as plain JSON."""
+"""Collect what a page shows about a run, as plain JSON: figures, curves, settings, a sample and notes."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -26,7 +26,7 @@ BITS = "bits per character"
 HELD_OUT, BASELINE = "held-out", "baseline"
 """The keys of the figures with which the page compares a text."""
 MOST_POINTS = 300
-"""Of the curve of the training loss."""
+"""Most points of the training curve."""
 
 
 def about(run: "Run") -> Json:
@@ -51,7 +51,7 @@ def about(run: "Run") -> Json:
 
 
 def page_notes(packed: "PackedModel") -> list[str]:
-    """Return what was lost on the way into the page: sentences for its notes."""
+    """Return sentences for the page's notes on what packing lost."""
     notes = [
         "The weights are stored in 16 bits, so figures can differ from charlm's own in the third decimal."
     ]
@@ -89,7 +89,7 @@ def _figure(label: str, value: float | str, unit: str = "", key: str | None = No
 
 
 def _settings(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
-    """The settings of model and training; where those of several members differ, that of each."""
+    """Yield the settings of model and training; those in which several members differ, of each."""
     members = [*((m.model_config, m.training_config) for m in snapshot.earlier)]
     members.append((snapshot.model_config, snapshot.training_config))
     values = dict[str, list[str]]()
@@ -101,13 +101,13 @@ def _settings(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
         same = len(set(of_members)) == 1
         yield name, of_members[0] if same else ", then ".join(of_members)
     facts = snapshot.run
-    yield "text", one_line(PurePath(facts.corpus.label).name)  # a page is passed on; its reader needs no path
+    yield "text", one_line(PurePath(facts.corpus.label).name)  # without the path, since a page is passed on
     yield "text's SHA-256", facts.corpus.sha256
     yield "trained with", ", ".join(f"{name} {version}" for name, version in facts.versions.items())
 
 
 def _curves(snapshot: Snapshot, events: Sequence[Any]) -> list[Json]:
-    """Bits per character against steps; None for bits parts the curve where the training of another member begins."""
+    """Return curves of bits per character against steps; None splits a curve where another member's training begins."""
     evaluated = [event for event in events if isinstance(event, Evaluated)]
     alone = [(e.member, e.step, e.compared_nats_per_char / log(2)) for e in evaluated if not e.mixed]
     mixed = [(e.step, e.nats_per_char / log(2)) for e in evaluated if e.mixed][-1:]
@@ -124,7 +124,7 @@ def _curves(snapshot: Snapshot, events: Sequence[Any]) -> list[Json]:
 
 
 def _training(snapshot: Snapshot, events: Sequence[Any]) -> list[tuple[int, float | None]]:
-    """The loss of batches, averaged over several steps; none where a symbol is no character."""
+    """Return the loss of batches, averaged over several steps; empty if a symbol is not a character."""
     if snapshot.vocabulary.units != "chars":
         return []
     steps = [(e.member, e.step, e.loss / log(2)) for e in events if isinstance(e, Stepped)]
@@ -139,7 +139,7 @@ def _training(snapshot: Snapshot, events: Sequence[Any]) -> list[tuple[int, floa
 
 
 def _parted(points: Iterable[tuple[int, int, float]]) -> list[tuple[int, float | None]]:
-    """Points of members, steps and bits as those of one curve, parted between members."""
+    """Join points (member, step, bits) into one curve, split between members."""
     found = list[tuple[int, float | None]]()
     for _, of_member in groupby(points, key=lambda point: point[0]):
         some = _finite((step, bits) for _, step, bits in of_member)
@@ -149,7 +149,7 @@ def _parted(points: Iterable[tuple[int, int, float]]) -> list[tuple[int, float |
 
 
 def _finite(points: Iterable[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Points that JSON can hold."""
+    """Return the finite points, which JSON can hold."""
     return [(step, bits) for step, bits in points if isfinite(bits)]
 
 

@@ -1,4 +1,4 @@
-"""The page as one HTML file: markup, styles, scripts and model, under a policy that lets nothing else in or out."""
+"""Build the page as one HTML file of markup, styles, scripts and model, under a strict content security policy."""
 
 import json
 import re
@@ -22,17 +22,17 @@ DATA_BLOCK = '<script type="application/octet-stream" id="model">{}</script>\n'
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """What computes for the page: scripts that define a class, and the expression that makes one of it."""
+    """What computes for the page: scripts that define a class, and the expression that constructs it."""
 
     scripts: str
     expression: str
-    model: bytes | None = None  # that stands in the page
-    is_remote: bool = False  # may the page talk to the server that it came from?
-    notes: tuple[str, ...] = ()  # on what was lost on the way into the page
+    model: bytes | None = None  # embedded in the page
+    is_remote: bool = False  # whether the page may connect to its own server
+    notes: tuple[str, ...] = ()  # on what packing lost
 
 
 class Page(NamedTuple):
-    """The page, and its content security policy, which stands in it too."""
+    """The page, and its content security policy, which the page contains too."""
 
     html: str
     policy: str
@@ -50,7 +50,7 @@ def local_engine(model: bytes, notes: Sequence[str] = ()) -> Engine:
 
 
 def remote_engine() -> Engine:
-    """Return the engine that asks the server which the page came from."""
+    """Return the engine that asks the server from which the page was loaded."""
     return Engine(scripts=script("remote"), expression="RemoteEngine.ofPage()", is_remote=True)
 
 
@@ -79,13 +79,13 @@ def make_page(title: str, engine: Engine) -> Page:
 
 
 def script_json(value: Any) -> str:
-    """JSON that can stand in a script element: it cannot end the element, and is JavaScript too."""
+    """Serialise JSON for a script element: it cannot end the element, and is valid JavaScript too."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _program(parts: list[str]) -> str:
-    """Scripts as one, none of which may end the element that it stands in."""
+    """Join scripts into one, which must not contain the end of its script element."""
     program = "\n".join(part.strip("\n") for part in parts) + "\n"
     assert not re.search(r"</script|<!--", program, re.IGNORECASE), (
         "a script holds markup; write it in pieces"

@@ -1,4 +1,4 @@
-"""One prediction of one transformer, looked into: what each head attends to, and what each layer would predict.
+"""Look inside one prediction of a transformer: what each head attends to, and what each layer would predict.
 
 Shapes: N ids of the text, T of them in the context, C width, H heads, D head size, V ids of the vocabulary.
 """
@@ -23,18 +23,16 @@ from charlm.model.attention import (
 from charlm.model.transformer import Block
 
 IDS_AT_ONCE = 4096
-"""Ids that a model with a state to carry reads at once."""
+"""Ids that a model that carries state reads at once."""
 
 
 @dataclass(frozen=True)
 class Inside:
-    """How a transformer arrives at its prediction of the next id, from the `start`-th id on."""
+    """How a transformer arrives at its prediction of the next id."""
 
     start: int  # the first id of the context
-    attention: list[
-        Tensor
-    ]  # of each block, (H, T): the weights of the last position; (0, T) where it does not attend
-    lens: list[Tensor]  # (V,): log-probabilities after the embedding and after each block
+    attention: list[Tensor]  # per block (H, T): weights of the last position; (0, T) without attention
+    lens: list[Tensor]  # per layer (V,): log-probabilities after the embedding and after each block
     log_prior: Tensor | None  # (V,): those of the n-gram prior
 
 
@@ -84,13 +82,13 @@ def _log_prior(predictor: TransformerPredictor, ids: Ids, begin: int, end: int) 
 
 
 def _lens(predictor: TransformerPredictor, x: Tensor, log_prior: Tensor | None) -> Tensor:
-    """What the head makes of the last position of (1, T, C): log-probabilities (V,)."""
+    """Apply the head to the last position of (1, T, C): log-probabilities (V,)."""
     logits = predictor.model.logits(predictor.model.norm(x[:, -1]), log_prior)
     return log_softmax_with_escape(predictor.vocabulary, logits[0] / predictor.temperature)
 
 
 def _attention_weights(mixer: Mixer, x: Tensor, info: PositionInfo) -> Tensor:
-    """The weights (H, T) that the last position of (1, T, C) gives to each; (0, T) where the mixer has none."""
+    """Return the attention weights (H, T) of the last position of (1, T, C); (0, T) if the mixer has none."""
     T = x.shape[1]
     if isinstance(mixer, Attention):
         q, k, _ = (split_heads(part, mixer.head_size) for part in mixer.qkv.split(x))  # (1, H or K, T, D)
@@ -103,5 +101,5 @@ def _attention_weights(mixer: Mixer, x: Tensor, info: PositionInfo) -> Tensor:
     q, k = info.rotate(q)[:, :, -1:], info.rotate(k)
     weights = attend_plain(
         q, k, torch.eye(T, dtype=q.dtype), info.bias[..., -1:, :]
-    )  # of unit vectors as values
+    )  # unit vectors as values give the weights
     return weights[0, :, 0]

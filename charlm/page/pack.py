@@ -1,4 +1,4 @@
-"""A run's model as bytes for its page: 16-bit weights, n-gram counts, vocabulary and mixture.
+"""Pack a run's model for its page: 16-bit weights, n-gram counts, vocabulary and mixture.
 
 Shapes: R rows of a table, C width.
 """
@@ -31,15 +31,15 @@ from charlm.page.pruning import BASE64, MEGABYTE, level_arrays, pruned_to
 from charlm.training.run_corpus import corpus_of
 
 PAGE_MEGABYTES, LEAST_NGRAM_MEGABYTES = 14.5, 3.0
-"""Unless told otherwise the n-grams get what the weights leave of a page of 15 MB, half of one for the scripts and the run's
-curves, and never less than the second."""
+"""By default the n-grams get what the weights leave of a page of 15 MB, half of one reserved for the scripts and the run's
+curves, and at least the second."""
 SCORED = 30_000
 """Held-out symbols on which the cost of pruning is measured."""
 
 
 @dataclass(frozen=True)
 class PackedModel:
-    """A model for the page, and what it lost on the way."""
+    """A model for the page, and what packing lost."""
 
     data: bytes  # gzipped
     snapshot: Snapshot  # the run with the weights and n-grams that were packed
@@ -50,7 +50,7 @@ class PackedModel:
 
     @cached_property
     def predictor(self) -> Predictor:
-        """Predicts what the page predicts."""
+        """A predictor with the same predictions as the page."""
         return predictor_of(self.snapshot)
 
 
@@ -59,9 +59,9 @@ def pack(
 ) -> PackedModel:
     """Pack the model of a run for its page.
 
-    `ngram_megabytes`: what the n-grams may take of the page, by default what there is room for in 15 MB; what does not fit is
-    pruned, longest and rarest contexts first. `about`: what the page says of the run, as JSON. Raises UsageError if not even single symbols fit,
-    CheckpointError if the checkpoint is damaged.
+    `ngram_megabytes`: how much of the page the n-grams may take, by default what is left of 15 MB; beyond that they are
+    pruned, longest and rarest contexts first. `about`: what the page says about the run, as JSON. Raises UsageError if
+    not even single symbols fit, CheckpointError if the checkpoint is damaged.
     """
     ngram = snapshot.kneser_ney() if uses_ngram(snapshot) else None
     kept = transformers_of(snapshot)
@@ -89,7 +89,7 @@ def pack(
 
 
 def transformers_of(snapshot: Snapshot) -> list[tuple[ModelConfig, Mapping[str, Tensor]]]:
-    """The transformers that predict, with their weights, in the order of the mixture."""
+    """Return the transformers that predict, with their weights, in the order of the mixture."""
     if snapshot.model_config.is_ngram:
         return []
     trained = [(member.model_config, member.weights) for member in snapshot.earlier]
@@ -98,7 +98,7 @@ def transformers_of(snapshot: Snapshot) -> list[tuple[ModelConfig, Mapping[str, 
 
 
 def uses_ngram(snapshot: Snapshot) -> bool:
-    """Whether n-grams have a part in what the run predicts."""
+    """Whether the run's predictions use n-grams."""
     mixed = snapshot.mixture is not None and snapshot.mixture.ngram
     return (
         snapshot.model_config.is_ngram
@@ -108,10 +108,10 @@ def uses_ngram(snapshot: Snapshot) -> bool:
 
 
 def weight_arrays(prefix: str, weights: Mapping[str, Tensor]) -> tuple[dict[str, Array], dict[str, Tensor]]:
-    """Weights in 16 bits as arrays by name, and the same as tensors.
+    """Convert weights to 16 bits. Return them as arrays by name, and as tensors of these values.
 
-    Of the table of n-gram embeddings, most of whose rows training never touched, only rows (R, C) other than zero are
-    stored, and one bit for each row: whether it is stored.
+    Training never touches most rows of the table of n-gram embeddings, so only its nonzero rows (R, C) are stored, and one
+    bit for each row: whether it is stored.
     """
     arrays, rounded = dict[str, Array](), dict[str, Tensor]()
     for name, weight in weights.items():
@@ -128,7 +128,7 @@ def weight_arrays(prefix: str, weights: Mapping[str, Tensor]) -> tuple[dict[str,
 def _with_parts(
     snapshot: Snapshot, rounded: Sequence[dict[str, Tensor]], levels: Sequence[Level] | None
 ) -> Snapshot:
-    """A snapshot with other weights of the transformers that predict, and other n-grams (None: its own)."""
+    """Return a snapshot with other weights for the transformers that predict, and other n-grams (None: its own)."""
     ngram = snapshot.ngram
     if levels is not None and ngram is not None:
         ngram = KneserNey(snapshot.vocabulary.n_symbols, levels, dense=False).to_bytes()
@@ -141,7 +141,7 @@ def _with_parts(
 
 
 def bits_lost(snapshot: Snapshot, as_packed: Snapshot) -> Estimate | None:
-    """What a page's model loses on held-out text against the run's; None if that text is gone or has nothing held out."""
+    """Measure what a page's model loses on held-out text against the run's; None if that text is gone or has nothing held out."""
     try:
         corpus = corpus_of(snapshot)
     except CheckpointError:
@@ -159,7 +159,7 @@ def bits_lost(snapshot: Snapshot, as_packed: Snapshot) -> Estimate | None:
 
 
 def header_of(snapshot: Snapshot, levels: Sequence[Level]) -> dict[str, Any]:
-    """What the scripts are told beside the arrays; their names are in camelCase."""
+    """Return the header for the scripts, whose names are in camelCase."""
     kept, mixture, vocabulary = transformers_of(snapshot), snapshot.mixture, snapshot.vocabulary
     several = mixture is not None and mixture.n_members > 1
     kind = NGRAM if snapshot.model_config.is_ngram else "mixture" if several else "transformer"
@@ -175,7 +175,7 @@ def header_of(snapshot: Snapshot, levels: Sequence[Level]) -> dict[str, Any]:
 
 
 def _text_settings(config: TextConfig) -> dict[str, Any]:
-    """How a prompt is changed before it is read, and what stands between documents that are written."""
+    """Return how a prompt is normalized, and what separates documents that are written."""
     return {
         "newlines": config.newlines,
         "normalize": config.normalize,

@@ -1,4 +1,4 @@
-"""The settings of `charlm page` and `charlm serve`, apart from what computes, so that the help needs no torch."""
+"""The settings of `charlm page` and `charlm serve`, in a module of their own, so that the help needs no torch."""
 
 from dataclasses import dataclass
 from typing import Annotated

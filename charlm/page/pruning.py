@@ -1,4 +1,4 @@
-"""An n-gram table pruned to a size: its longest and rarest contexts dropped first.
+"""Prune an n-gram table to a size: its longest and rarest contexts are dropped first.
 
 Shapes: X contexts and E entries of a level.
 """
@@ -14,14 +14,14 @@ from charlm.page.container import Array, bits_of, compressed_size
 MEGABYTE = 1_000_000
 BASE64 = 4 / 3
 GROWTH = 1.5
-"""A threshold on counts is so many times the one before it, from 2 on."""
+"""Factor from one threshold on counts to the next, starting at 2."""
 
 
 def level_arrays(levels: Sequence[Level]) -> dict[str, Array]:
-    """The levels as arrays by name: what leads from one to the next in as few bytes as may be.
+    """Convert the levels to arrays by name, storing the links between them in as few bytes as possible.
 
-    Contexts are stored as the lengths of their rows of entries and, where not every entry of the order below is a
-    context, as one bit for each of those: whether it is.
+    Contexts are stored as the lengths of their rows of entries and, if not every entry of the order below is a
+    context, as one bit for each of these entries: whether it is.
     """
     arrays: dict[str, Array] = {}
     n_below = 1
@@ -39,12 +39,12 @@ def level_arrays(levels: Sequence[Level]) -> dict[str, Array]:
 
 
 def page_bytes(levels: Sequence[Level]) -> int:
-    """About how many bytes the levels take in a page: compressed, in base64."""
+    """Estimate how many bytes the levels take in a page: compressed, in base64."""
     return round(BASE64 * compressed_size(*level_arrays(levels).values()))
 
 
 def pruned_to(levels: Sequence[Level], megabytes: float) -> list[Level]:
-    """The levels with as many contexts as fit into so many megabytes of a page.
+    """Prune the levels to as many contexts as fit into so many megabytes of a page.
 
     Contexts whose counts sum to less than a threshold are dropped, at the highest order first; then the threshold is
     raised. The discounts stay. Raises UsageError where the order 0 alone does not fit.
@@ -68,7 +68,7 @@ def pruned_to(levels: Sequence[Level], megabytes: float) -> list[Level]:
                 levels.pop()
             left = sum(len(level.symbols) for level in levels)
             size -= round((before - left) * per_entry)
-            if size <= limit:  # by the estimate: measure
+            if size <= limit:  # it fits by the estimate, so measure
                 size = page_bytes(levels)
                 per_entry = size / left
         if len(levels) == 1 and not dropped:

@@ -1,4 +1,4 @@
-"""The scripts of the page, in the order in which each needs those before it."""
+"""The scripts of the page, each after those it needs."""
 
 from pathlib import Path
 
@@ -7,19 +7,19 @@ WORKER = (
     *("unpack", "tokenizer", "products", "positions", "attention", "recurrence", "transformer"),
     *("ngrams", "mixture", "recent_ngrams", "sampling", "language_model", "answers", "worker"),
 )
-"""What the worker runs."""
+"""The scripts of the worker."""
 VIEWS = (
     *("dom", "visible", "history", "editor", "choices", "settings", "beside", "desk"),
     *("units", "unittable", "surprise", "insidetables", "inside", "chart", "about", "tabs", "app"),
 )
-"""What the page itself runs."""
+"""The scripts of the page itself."""
 
 
 def script(name: str) -> str:
-    """The source of one script."""
+    """Read the source of one script."""
     return (ASSETS / f"{name}.js").read_text("utf-8")
 
 
 def worker_source() -> str:
-    """The source of the worker, the first argument of `LocalEngine` (engine.js)."""
+    """Read the source of the worker, the first argument of `LocalEngine` (engine.js)."""
     return "\n".join(map(script, WORKER))

@@ -1,8 +1,8 @@
-"""A loopback server for the page: its own few paths, for whoever has the token, and nothing else.
+"""A loopback server for the page: serves a few fixed paths to holders of the token, and nothing else.
 
-It is the standard library's ThreadingHTTPServer. Each request computes for long in a thread of its own anyway, one user
-sends few of them, and what an asynchronous server and its framework would add (keep-alive, routing, forms) is refused here;
-the limits below are as many lines as their settings would be, without a dependency. Every connection carries one request.
+It is built on the standard library's ThreadingHTTPServer. Each request computes for long in a thread of its own anyway,
+and one user sends few of them. What an asynchronous framework would add (keep-alive, routing, forms) is refused here,
+and the limits below take no more lines than its settings would. Every connection carries one request.
 """
 
 import hmac
@@ -31,14 +31,14 @@ from charlm.terminal import one_line
 LOOPBACK = "127.0.0.1"
 BODY_BYTES = 4 << 20
 HEAD_SECONDS, BODY_SECONDS = 10.0, 30.0
-"""In which a whole request must arrive, however slowly its bytes drip."""
+"""Seconds in which the head and the body of a request must arrive, however slowly its bytes come."""
 WRITE_SECONDS = 60.0
-"""How long a client may leave one piece of an answer unread."""
+"""Seconds that a client may leave one piece of an answer unread."""
 CONNECTIONS = 64
 COMPUTING = 8
 """Requests that are computed at once: more would only slow each other down. A browser sends at most six."""
 LINGER_SECONDS, LINGER_BYTES = 1.0, 64 << 20
-"""What a refused client may go on sending, so that it gets to read the refusal."""
+"""How long and how much a refused client may go on sending, so that it can read the refusal."""
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -53,7 +53,7 @@ Json = dict[str, Any]
 
 
 class Answers(Protocol):
-    """What computes the answers."""
+    """The contract of what computes the answers."""
 
     @property
     def operations(self) -> Sequence[str]:
@@ -65,14 +65,14 @@ class Answers(Protocol):
 
 @dataclass(frozen=True)
 class ServedPage:
-    """The page, and the policy that its scripts obey."""
+    """The page, and its content security policy."""
 
     html: bytes
     policy: str
 
 
 class Refused(Exception):  # noqa: N818  no error of ours
-    """A request that is not answered, and the sentence that says why."""
+    """A refused request: the status, and a sentence that says why."""
 
     def __init__(self, status: HTTPStatus, sentence: str, **headers: str) -> None:
         super().__init__(sentence)
@@ -82,14 +82,14 @@ class Refused(Exception):  # noqa: N818  no error of ours
 class PageServer(ThreadingHTTPServer):
     """Serves one page and its answers on loopback until it is told to end."""
 
-    allow_reuse_address = os.name != "nt"  # there it would let others take the port
+    allow_reuse_address = os.name != "nt"  # on Windows it would let others take the port
     daemon_threads = True
     request_queue_size = CONNECTIONS
 
     def __init__(
         self, port: int | None, token: str, page: ServedPage, answers: Answers, report: Callable[[str], None]
     ) -> None:
-        """`port`: None is any free one. `report` is told of bugs. Raises UsageError where the port cannot be had."""
+        """`port`: None for any free one. `report` is called about bugs. Raises UsageError if the port is not available."""
         self.token, self.page, self.answers, self.report = token, page, answers, report
         self.computing = threading.BoundedSemaphore(COMPUTING)
         self._places = threading.BoundedSemaphore(CONNECTIONS)
@@ -112,12 +112,12 @@ class PageServer(ThreadingHTTPServer):
         return f"http://{LOOPBACK}:{self.server_port}/?token={self.token}"
 
     def server_bind(self) -> None:
-        """Bind, without asking a name server for this machine's name as the library does."""
+        """Bind, without the library's DNS lookup of this machine's name."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = LOOPBACK, self.server_address[1]
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Give the connection a thread, or end it where there are too many."""
+        """Start a thread for the connection, or close it if there are too many."""
         if not self._places.acquire(blocking=False):
             with suppress(OSError):
                 request.setblocking(False)
@@ -133,21 +133,21 @@ class PageServer(ThreadingHTTPServer):
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer it, and make room for another one."""
+        """Answer the request, and make room for another connection."""
         try:
             super().process_request_thread(request, client_address)
         finally:
             self._places.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Report what no request may cause. A client that left is nobody's fault."""
+        """Report an error that no request should cause; a client that left is not one."""
         error = sys.exception() if hasattr(sys, "exception") else sys.exc_info()[1]
         if not isinstance(error, OSError):
             self.report(f"a bug in charlm: {type(error).__name__}: {one_line(str(error))}; please report it")
 
 
 class _UntilDeadline(io.RawIOBase):
-    """Reads a socket until a deadline, however slowly its bytes drip. Raises TimeoutError after it."""
+    """Reads a socket until a deadline, however slowly its bytes come. Raises TimeoutError after it."""
 
     def __init__(self, connection: socket.socket, seconds: float) -> None:
         self._connection = connection
@@ -169,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     server: PageServer
     protocol_version = "HTTP/1.1"
-    _begun = False  # a status line was sent
+    _begun = False  # whether a status line was sent
 
     def setup(self) -> None:
         super().setup()
@@ -181,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.handle_one_request()
 
     def finish(self) -> None:
-        """Let the client read the answer: what it sends meanwhile would reset the connection."""
+        """Let the client read the answer first, since unread data from it would reset the connection."""
         with suppress(OSError, ValueError):
             self.wfile.flush()
             self.connection.shutdown(socket.SHUT_WR)
@@ -202,17 +202,17 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(self._post)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Refuse what the library refuses: other methods, and what is not HTTP."""
+        """Refuse what the library refuses: other methods, and requests that are not HTTP."""
         status = HTTPStatus(code)
         if status == HTTPStatus.NOT_IMPLEMENTED:
             status, message = HTTPStatus.METHOD_NOT_ALLOWED, "only GET and POST are served"
         self._send(status, {"error": message or status.phrase}, {})
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Requests are not logged: their addresses have the token."""
+        """Log nothing, since addresses contain the token."""
 
     def _answer(self, answer: Callable[[], None]) -> None:
-        """Answer, or refuse with one sentence."""
+        """Answer the request, or refuse it with one sentence."""
         try:
             self._check_sender()
             answer()
@@ -225,7 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(data)
 
     def _check_sender(self) -> None:
-        """Refuse pages of other hosts, and other names for this one, which a name server can invent."""
+        """Refuse requests of other origins, and other host names for this server (DNS rebinding)."""
         hosts, origins = self.headers.get_all("Host", []), self.headers.get_all("Origin", [])
         if self.request_version == "HTTP/0.9":  # its answers have no headers, so no policy
             raise Refused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "the request has no HTTP version")
@@ -281,7 +281,7 @@ class _Handler(BaseHTTPRequestHandler):
         return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), self.server.token.encode())
 
     def _body(self) -> Json:
-        """The JSON object of the request."""
+        """Read the JSON object of the request."""
         if self.headers.get_content_type() != "application/json" or self.headers.get("Content-Type") is None:
             raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the content type must be application/json")
         lengths = self.headers.get_all("Content-Length", [])
@@ -312,7 +312,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refused(HTTPStatus.BAD_REQUEST, str(error)) from None
 
     def _compute(self, operation: str, body: Json) -> None:
-        """Send the answer, in pieces where it comes so; what fails before the first of them has a status of its own."""
+        """Compute and send the answer, streamed if it comes in pieces; an error before the first piece gets its own status."""
         try:
             answer = self.server.answers.answer(operation, body)
             if isinstance(answer, dict):
@@ -336,7 +336,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
 
     def _failure(self, error: Exception) -> tuple[HTTPStatus, str]:
-        """What is told of an error of a computation."""
+        """Return the status and the sentence for an error of a computation."""
         if isinstance(error, CharlmError):
             bad = not isinstance(error, CheckpointError)
             return HTTPStatus.BAD_REQUEST if bad else HTTPStatus.INTERNAL_SERVER_ERROR, _in_words(str(error))
@@ -347,7 +347,7 @@ class _Handler(BaseHTTPRequestHandler):
         return HTTPStatus.INTERNAL_SERVER_ERROR, said
 
     def _client_left(self) -> bool:
-        """Has the client closed its side? Then nobody reads the rest."""
+        """Whether the client has closed its side, so that nobody reads the rest."""
         readable, _, _ = select.select([self.connection], [], [], 0)
         return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
 
@@ -357,7 +357,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def _send_lines(self, lines: Sequence[Json]) -> None:
-        """One chunk of NDJSON."""
+        """Send one chunk of NDJSON."""
         data = "".join(
             json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines
         ).encode()
@@ -373,7 +373,7 @@ class _Handler(BaseHTTPRequestHandler):
         policy: str = NO_CONTENT_POLICY,
         **headers: str,
     ) -> None:
-        """The status line and the headers; chunks follow where the length is not known."""
+        """Send the status line and the headers; chunks follow if the length is not known."""
         self._begun = True
         self.close_connection = True
         self.connection.settimeout(WRITE_SECONDS)
@@ -393,7 +393,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _in_words(message: str) -> str:
-    """A message that names settings as the page does: `top_p` is top-p, `temperature=0` is temperature 0."""
+    """Rewrite the settings in a message as the page names them: `top_p` is top-p, `temperature=0` is temperature 0."""
 
     def words(found: re.Match[str]) -> str:
         name, value = found[1].replace("_", "-"), found[2]

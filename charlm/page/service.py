@@ -1,4 +1,4 @@
-"""What the served page asks for, answered by the runs themselves: open, next, generate, score and inside.
+"""Answers the requests of the served page from the runs: open, next, generate, score and inside.
 
 Every request is a JSON object that names its run; positions count code points; bits are those of the whole predictor.
 """
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Json = dict[str, Any]
 Answer = Json | Iterator[list[Json]]
-"""One object, or objects in groups, each group as soon as it is there."""
+"""One object, or groups of objects, each group as soon as it is ready."""
 ALTERNATIVES = 5
-"""Characters that `inside` names of a distribution."""
+"""Number of characters that `inside` lists of a distribution."""
 SCORED_AT_ONCE = 512
-"""Characters of a piece of scores, at most."""
+"""Most characters in a piece of scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenRequest:
-    """Asks what a run is."""
+    """Asks for a description of a run."""
 
     run: str | None = None  # here and below: by default the first one
 
@@ -93,14 +93,14 @@ class LoadedOnce:
         self._run: Run | None = None
 
     def get(self) -> "Run":
-        """The run, ready to be used by several threads. Raises what loading raises, and then tries again next time."""
+        """Return the run, ready for several threads. Raises what loading raises; the next call tries again."""
         with self._loading:
             if self._run is None:
                 run = self._load()
                 predictor = run.predictor
                 predictor.step(
                     predictor.start(1), torch.zeros(1, 1, dtype=torch.int64)
-                )  # lays out its weights
+                )  # prepares its weights
                 self._run = run
             return self._run
 
@@ -111,7 +111,7 @@ class Service:
     def __init__(
         self, runs: Mapping[str, LoadedOnce], about: Callable[["Run"], Json], threads: int | None = None
     ) -> None:
-        """`about`: what the page tells of a run; `threads` of torch for each request, by default as many as there are."""
+        """`about`: what the page shows about a run. `threads`: torch threads for each request, by default as many as now."""
         self._runs, self._about = runs, about
         self._asked, self._threads = threads, torch.get_num_threads()
         self._operations: dict[str, Callable[[Json], Answer]] = {
@@ -136,7 +136,7 @@ class Service:
         run = self._run(name)
         predictor, vocabulary = without_recent(run.predictor), run.tokenizer
         return {
-            "name": name,  # as it is asked for: that of a folder need not be text
+            "name": name,  # the name to ask with, since a folder's name need not be valid text
             "kind": predictor.kind,
             "units": vocabulary.units,
             "blockSize": predictor.rule.block_size,
@@ -218,7 +218,7 @@ class Service:
         }
         if not isinstance(member, TransformerPredictor):
             return answer
-        if not len(ids):  # the prior alone says what a text begins with
+        if not len(ids):  # only the prior predicts the beginning of a text
             return answer | {"prior": None if member.prior is None else _likeliest(run, said)}
         self._use_threads(member.single_threaded)
         found = look_inside(member, ids)
@@ -229,7 +229,7 @@ class Service:
         }
 
     def _after(self, predictor: Predictor, ids: Ids) -> Tensor:
-        """Log-probabilities (V,) of what follows ids (N,)."""
+        """Return the log-probabilities (V,) of what follows ids (N,)."""
         self._use_threads(predictor.single_threaded)
         logp: Tensor = predictor.step(predictor.start(1), torch.from_numpy(ids)[None])[1][0]
         return logp
@@ -244,12 +244,12 @@ class Service:
         return self._runs[name].get()
 
     def _use_threads(self, single: bool = False) -> None:
-        """Let torch use as many threads in this thread of Python as the command would that does the same."""
+        """Make torch use as many threads in this Python thread as the corresponding command would."""
         torch.set_num_threads(1 if single and self._asked is None else self._threads)
 
 
 def _parsed(kind: type[T], body: Json) -> T:
-    """A request from JSON. Raises UsageError for what does not fit, and for half of a surrogate pair."""
+    """Parse a request from JSON. Raises UsageError if it is invalid, also for half of a surrogate pair."""
     try:
         request = strict_json.from_json(kind, body)
     except ValueError as error:
@@ -266,7 +266,7 @@ def _members(predictor: Predictor) -> Sequence[Predictor]:
 
 
 def _described(member: Predictor) -> Json:
-    """A member as the page shows it."""
+    """Describe a member for the page."""
     if not isinstance(member, TransformerPredictor):
         return {
             "kind": NGRAM, "nLayer": 0, "nHead": 0, "nEmbd": 0, "blockSize": member.rule.block_size,
@@ -285,21 +285,21 @@ def _described(member: Predictor) -> Json:
 
 
 def _prompt_ids(run: "Run", text: str) -> Ids:
-    """The ids of a prompt, which begins a document where the model tells documents apart."""
+    """Encode a prompt, which begins a document if the model tells documents apart."""
     vocabulary = run.tokenizer
     first = [] if vocabulary.end is None else [vocabulary.end]
     return np.concatenate((first, vocabulary.encode(run.read_prompt(text)))).astype(np.int64)
 
 
 def _likeliest(run: "Run", logp: Tensor, n: int = ALTERNATIVES) -> list[Json]:
-    """The most likely characters of log-probabilities (V,), as `Run.next` names them."""
+    """Return the most likely characters of log-probabilities (V,), named as in `Run.next`."""
     found = run.by_character(logp)
     best = sorted(found, key=found.__getitem__, reverse=True)[:n]
     return [{"text": text, "p": found[text]} for text in best]
 
 
 def _by_character(found: Inside, lengths: NDArray[np.int64]) -> Json:
-    """Where the context begins, and the attention to each character, from the number of ids of each (chars,).
+    """Convert attention to ids into attention to characters, given the number of ids of each character (chars,).
 
     A character of several ids has the sum of their weights.
     """

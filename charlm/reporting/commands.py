@@ -1,4 +1,4 @@
-"""Commands to paste into a shell: the one that trains a run again, and those that continue with it."""
+"""Build shell commands to show to the user: the one that reproduces a run, and those that continue with it."""
 
 import os
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ INHERITED = ("val", "test", "split", "ngram_embedding_lr")
 
 
 def option_words(setting: Setting, value: Any) -> list[str]:
-    """A setting as it is typed: `--prior`, `--no-prior`, `--n-layer 4`, once for each of several values."""
+    """Return a setting as it is typed: `--prior`, `--no-prior`, `--n-layer 4`, once for each of several values."""
     if setting.type is bool:
         return [setting.option if value else f"--no-{setting.option[2:]}"]
     values = value if isinstance(value, list | tuple) else [value]
@@ -33,9 +33,9 @@ def train_command(
     configs: tuple[ModelConfig, TrainingConfig, TextConfig],
     also: Sequence[str] = (),
 ) -> str:
-    """`charlm train` on these files, with these words, and every setting that is not its default.
+    """Return the command `charlm train` on these files, with these words and every setting that is not its default.
 
-    `also`: settings to give even so. A file whose name begins with a dash comes after `--`.
+    `also`: settings to give even at their default. A file whose name begins with a dash comes after `--`.
     """
     options = list(words)
     for config in configs:
@@ -51,7 +51,7 @@ def train_command(
 def repeat_command(
     run: RunFolder, facts: RunFacts, model: ModelConfig, training: TrainingConfig, plan: Plan
 ) -> str:
-    """The command that trains the same weights again, whatever was timed; `facts` are those of `run.json`.
+    """Return the command that trains the same weights again, whatever was timed; `facts` are those of `run.json`.
 
     Files below the working directory are named relative to it, others by their absolute path.
     """
@@ -71,7 +71,7 @@ def repeat_command(
         own = {name: getattr(training, name) for name in OF_THE_MACHINE} | {THREADS: plan.most_threads}
         model, training = ModelConfig(), TrainingConfig(**own)
     if parent is not None:
-        training = replace(training, members=None)  # which follow from the other run
+        training = replace(training, members=None)  # these follow from the other run
     for option, other in (("--from", parent), ("--teacher", facts.teacher)):
         words += [] if other is None else [option, other.run, "--checkpoint", str(other.step)]
     words += folder_words(run)
@@ -80,7 +80,7 @@ def repeat_command(
 
 
 def why_not_repeatable(finished: object, returns: int, plan: Plan) -> str | None:
-    """Why no single command trains a run again; None where one does."""
+    """Return why no single command reproduces a run; None if one does."""
     if finished not in ("done", "early"):
         return "available once the run is finished"
     if returns:
@@ -91,7 +91,7 @@ def why_not_repeatable(finished: object, returns: int, plan: Plan) -> str | None
 
 
 def text_words(sources: Sequence[str], corpus: Corpus) -> list[str]:
-    """The option that names the text of a run, where it is neither in the cache nor where it was read."""
+    """Return the option that names the text of a run, if it is neither in the cache nor where it was read."""
     if corpus.uncached is None or all(
         is_address(source) or (source != "-" and os.path.exists(source)) for source in sources
     ):
@@ -100,7 +100,7 @@ def text_words(sources: Sequence[str], corpus: Corpus) -> list[str]:
 
 
 def relative(path: str) -> str:
-    """A path below the working directory relative to it, any other as it is."""
+    """Return a path below the working directory relative to it, any other unchanged."""
     if not os.path.isabs(path):
         return path
     try:

@@ -1,4 +1,4 @@
-"""The page of a comparison: one self-contained HTML document, drawn from plain numbers."""
+"""Render the page of a comparison: one self-contained HTML document, drawn from plain numbers."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,13 @@ Classes = Mapping[str, str]
 HEIGHT = 320.0
 LONGEST_NAME = 14
 COLOURS = 6
-FARTHEST = 1e15  # seconds, characters: past it, and so near zero that its inverse is, nothing was measured
+FARTHEST = 1e15  # seconds, characters: beyond it, or below its inverse, nothing was measured
 SWATCH = 44.0  # from the plot to the text of a label: a lead, then a piece of the line
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """How one variant fares along an axis."""
+    """The curve of one variant."""
 
     name: str  # the variant; the same name has the same colour in all charts
     points: Sequence[Point]  # x, bits per character
@@ -34,7 +34,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """Variants against something measured."""
+    """A chart of the variants' loss against a measured quantity."""
 
     title: str
     x_title: str
@@ -47,7 +47,7 @@ class Chart:
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonPage:
-    """What a page shows. Each sequence may be empty."""
+    """The contents of a page. Each sequence may be empty."""
 
     title: str
     facts: Sequence[tuple[str, str]]
@@ -68,9 +68,9 @@ def render(page: ComparisonPage) -> str:
 
 
 def _figure(number: str, chart: Chart, classes: Classes) -> tuple[str, list[str], Markup]:
-    """Title, caption and drawing of a chart."""
+    """Return the title, caption and drawing of a chart."""
     placed = [_placed(chart, line) for line in chart.lines]
-    # the strong ones last: they lie on top, and where there is a mean it is what is named
+    # the strong lines last: they lie on top, and a mean is the one that is named
     lines = sorted((line for line in placed if line.points), key=lambda line: not line.faint)
     drawn = _drawing(number, chart, lines, classes) if lines else Markup()
     lost = Counter[str]()
@@ -81,7 +81,7 @@ def _figure(number: str, chart: Chart, classes: Classes) -> tuple[str, list[str]
 
 
 def _caption(chart: Chart, lines: list[Line], missing: str) -> list[str]:
-    """The note, and what the drawing cannot show."""
+    """Return the note, and what the drawing cannot show."""
     entries = [chart.note]
     if lines:
         highest, y = max(y for line in lines for _, y in line.points), _y_range(chart, lines)
@@ -95,7 +95,7 @@ def _caption(chart: Chart, lines: list[Line], missing: str) -> list[str]:
 
 
 def _placed(chart: Chart, line: Line) -> Line:
-    """The line with x where it lies along the axis, without what cannot be drawn."""
+    """Return the line with x converted to positions along the axis, without points that cannot be drawn."""
     errors = [*line.errors, *[None] * (len(line.points) - len(line.errors))]
     pairs = [(_place(chart, point), error) for point, error in zip(line.points, errors, strict=True)]
     kept = [(point, error) for point, error in pairs if point is not None]
@@ -106,7 +106,7 @@ def _placed(chart: Chart, line: Line) -> Line:
 
 
 def _place(chart: Chart, point: Point) -> Point | None:
-    """A point with x along its axis, in doublings on a logarithmic one; None where it cannot be drawn."""
+    """Return a point with x along its axis, in doublings on a logarithmic one; None if it cannot be drawn."""
     x, y = point
     if not abs(x) < FARTHEST or not abs(y) < BOUND or (chart.log_x and x < 1 / FARTHEST):
         return None
@@ -166,7 +166,7 @@ def _label(name: str, end: Point) -> str:
 
 
 def _marks(chart: Chart, frame: Frame) -> str:
-    """Vertical lines where they fall within the plot, each label a line below the last."""
+    """Return the vertical lines that fall within the plot, each label below the previous one."""
     placed = [(_place(chart, (x, 0.0)), text) for x, text in chart.marks]
     marks = [(at[0], text) for at, text in placed if at is not None and frame.x[0] <= at[0] <= frame.x[1]]
     parts = []
@@ -180,10 +180,10 @@ def _marks(chart: Chart, frame: Frame) -> str:
 
 
 def _y_range(chart: Chart, lines: list[Line]) -> Range:
-    """From just under the lowest value to where the ends take a quarter of the height.
+    """Return a range from just under the lowest value to where the curves' ends take a quarter of the height.
 
-    The first evaluations of a run lie far above, and would flatten what is to be told apart. But
-    half of all values are shown at least, and more than nine in ten only where an end needs it.
+    The first evaluations of a run lie far above, and would flatten the differences. But at least half of all
+    values are shown, and more than nine in ten only if an end needs it.
     """
     values = sorted(y for line in lines for _, y in line.points)
     most = len(values) - 1
@@ -213,7 +213,7 @@ def _x_range(chart: Chart, lines: list[Line]) -> Range:
 
 
 def _x_ticks(chart: Chart, frame: Frame) -> list[Tick]:
-    """As many round values as their labels leave room for; powers of two on a logarithmic axis."""
+    """Return as many round values as their labels have room for; powers of two on a logarithmic axis."""
     low, high = frame.x
     if chart.log_x:
         powers = [

@@ -1,4 +1,4 @@
-"""A run's logs, a JSON object a line: every event in `metrics.jsonl`, and samples in `samples.jsonl`."""
+"""Write and read a run's logs in JSON Lines: every event in `metrics.jsonl`, samples in `samples.jsonl`."""
 
 import json
 import re
@@ -29,7 +29,7 @@ KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)
 
 
 class MetricsLog:
-    """Writes events as they come. A log that goes on is first cut back to the step resumed from."""
+    """A listener that logs every event. The log of a resumed run is first cut back to the step resumed from."""
 
     def __init__(self, run: Path, first_step: int) -> None:
         self._path = run / METRICS
@@ -41,36 +41,36 @@ class MetricsLog:
 
 
 class SampleLog:
-    """Writes a sample at each evaluation, for the report; `text` is the newest."""
+    """A listener that logs a sample at each evaluation, for the report; `text` is the newest."""
 
     def __init__(self, run: Path, first_step: int, write: Callable[[], str] | None) -> None:
-        """`write` makes a sample; None: there are none."""
+        """`write` makes a sample; if it is None, there are none."""
         self._path = run / SAMPLES
         cut_log(self._path, first_step)
         self._write = write
         self.text = ""
 
     def __call__(self, event: Event) -> None:
-        """At an evaluation, sample."""
+        """Write a sample at an evaluation."""
         if isinstance(event, Evaluated) and self._write is not None:
             self.text = self._write()
             _append(self._path, {"step": event.step, "text": self.text})
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
-    """Write a line; a full disk costs the log that line, never the run."""
+    """Append a line; a full disk costs the log that line, never the run."""
     with suppress(OSError):
         files.append(path, json.dumps(replace_nonfinite(row), allow_nan=False).encode() + b"\n")
 
 
 def row_of(event: Event) -> dict[str, Any]:
-    """An event as `charlm train --json` prints it: `went_back` and the like as its type, and its fields."""
+    """Return an event as `charlm train --json` prints it: its type, such as `went_back`, and its fields."""
     kind = re.sub(r"(?<!^)([A-Z])", r"_\1", type(event).__name__).lower()
     return {"type": kind, **asdict(event)}
 
 
 def cut_log(path: Path, step: int) -> None:
-    """Cut a log back to where `step` was saved, else to the lines of steps up to it; damaged lines stay."""
+    """Cut a log back to where `step` was saved, else to the lines of steps up to it; damaged lines are kept."""
     lines = _lines(path)
     found = [_parse(line) for line in lines]
     saves = [i for i, row in enumerate(found) if isinstance(row, Saved) and row.step == step]
@@ -83,7 +83,7 @@ def cut_log(path: Path, step: int) -> None:
 
 
 def read_log(path: Path, damaged: Callable[[str], None] = lambda said: None) -> list[Event | Sample]:
-    """What was logged so far. Damaged lines are skipped; `damaged` is told how many there are."""
+    """Read what was logged so far. Damaged lines are skipped; `damaged` is told how many there are."""
     found = [_parse(line) for line in _lines(path)]
     if skipped := found.count(None):
         damaged(f"{skipped:,} damaged line{'s' * (skipped > 1)} of {path.name}, skipped")
@@ -91,7 +91,7 @@ def read_log(path: Path, damaged: Callable[[str], None] = lambda said: None) -> 
 
 
 def _lines(path: Path) -> list[bytes]:
-    """The lines of a log that are not empty; none where it is no file of the run's own, or cannot be read."""
+    """Read the non-empty lines of a log; none if it is not a regular file in the run's folder, or cannot be read."""
     found = []
     try:
         if path.is_file() and not path.is_symlink():
@@ -106,7 +106,7 @@ def _lines(path: Path) -> list[bytes]:
 
 
 def _parse(line: bytes) -> Event | Sample | None:
-    """What a line says; None where it is damaged."""
+    """Parse a line; None if it is damaged."""
     try:
         row = parse_json(line[: LONGEST_LINE + 1], "a line")
         kind: type[Event | Sample] = KINDS.get(str(row.pop("event")), Sample) if "event" in row else Sample

@@ -1,4 +1,4 @@
-"""HTML pages from Jinja2 templates, which load and run nothing, and line charts as SVG for them."""
+"""Render HTML pages, which load and run nothing, from Jinja2 templates, and draw line charts as SVG for them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,22 +17,22 @@ Range = tuple[float, float]
 Tick = tuple[float, str]
 
 WIDTH, LEFT, TOP, BOTTOM = 720.0, 80.0, 36.0, 56.0
-CHAR_WIDTH, LABEL_GAP = 11.0, 22.0  # of the type a phone gets, the largest there is
-BOUND = 1e9  # a loss past it is a run that blew up, and no axis could hold it
+CHAR_WIDTH, LABEL_GAP = 11.0, 22.0  # of the type on a phone, the largest there is
+BOUND = 1e9  # a loss beyond it is that of a diverged run, and no axis could hold it
 
 
 def render_page(template: str, **values: Any) -> str:
-    """Fill in a template. Text is escaped and its invisible characters spelled out; Markup stays as it is."""
+    """Fill in a template. Text is escaped, and its invisible characters are written as escapes; Markup stays as it is."""
     return _environment().get_template(template).render(**values)
 
 
 def stream_page(template: str, **values: Any) -> Iterator[str]:
-    """The same in parts, as iterators among the values give what to fill in."""
+    """Fill in a template in parts, streaming iterators among the values."""
     return _environment().get_template(template).generate(**values)
 
 
 def harmless(text: str) -> Markup:
-    """Escape text of a file or a model for HTML, with its invisible characters spelled out."""
+    """Escape text of a file or a model for HTML, and write its invisible characters as escapes."""
     return escape(visible(text))
 
 
@@ -50,7 +50,7 @@ def _environment() -> Environment:
 
 @dataclass(frozen=True)
 class Frame:
-    """From data to the units of a drawing whose plot starts at (LEFT, TOP)."""
+    """Maps data to the units of a drawing whose plot starts at (LEFT, TOP)."""
 
     x: Range
     y: Range
@@ -58,11 +58,11 @@ class Frame:
     height: float
 
     def across(self, x: float) -> float:
-        """Where `x` lies, counted from the left of the drawing."""
+        """Return the position of `x` from the left of the drawing."""
         return LEFT + (x - self.x[0]) / (self.x[1] - self.x[0]) * (self.right - LEFT)
 
     def down(self, y: float) -> float:
-        """Where `y` lies, counted from the top of the drawing."""
+        """Return the position of `y` from the top of the drawing."""
         part = (self.y[1] - y) / (self.y[1] - self.y[0])
         return TOP + self.height * min(max(part, -9.0), 9.0)  # far outside is as good as outside
 
@@ -95,7 +95,7 @@ def drawing(
 
 
 def ticks(span: Range, most: int, *, whole: bool = False) -> list[Tick]:
-    """Return about `most` round values within `span`, and how they are written."""
+    """Return about `most` round values within `span`, with their labels."""
     least = (span[1] - span[0]) / most
     power = 10.0 ** floor(log10(least))
     step = next((m * power for m in (1, 2, 5) if m * power >= least), 10 * power)
@@ -114,7 +114,7 @@ def curve(frame: Frame, points: Sequence[Point], kind: str = "") -> str:
 
 
 def path(frame: Frame, points: Sequence[Point]) -> str:
-    """A line in the order given, begun anew where x falls back; `h0` makes a dot of one."""
+    """Return path data of a line through points in their order, begun anew where x falls back; `h0` makes a dot of one."""
     line, last = "", inf
     for x, y in points:
         place = f"{frame.across(x):.1f} {frame.down(y):.1f}"
@@ -140,14 +140,14 @@ def error_bars(frame: Frame, points: Sequence[Point], errors: Sequence[float | N
 
 
 def clipped(frame: Frame, name: str, inner: str) -> str:
-    """Return `inner` cut off where the plot ends; `name` is one that no other plot of the page has."""
+    """Return `inner` clipped to the plot; `name` must be unique on the page."""
     box = f'x="{LEFT - 8}" y="{TOP}" width="{frame.right - LEFT + 16}" height="{frame.height}"'
     clip = f'<clipPath id="plot-{name}"><rect {box}/></clipPath>'
     return f'{clip}<g clip-path="url(#plot-{name})">{inner}</g>\n'
 
 
 def spread(wanted: list[float], frame: Frame) -> list[float]:
-    """Places near the ascending wanted ones, LABEL_GAP apart and beside the plot."""
+    """Return positions near the ascending wanted ones, LABEL_GAP apart and beside the plot."""
     placed: list[float] = []
     for y in wanted:
         placed.append(max(y, placed[-1] + LABEL_GAP) if placed else y)
@@ -160,7 +160,7 @@ Order = tuple[int, float]
 
 
 def widened(span: Range, orders: Sequence[Order]) -> Range:
-    """The range of a chart, with room for the best of the orders where that at most doubles it."""
+    """Extend the range of a chart to the best of the orders, if that at most doubles it."""
     low, high = span
     best = min((bits for _, bits in orders), default=low)
     room = 0.05 * (high - low)
@@ -170,7 +170,7 @@ def widened(span: Range, orders: Sequence[Order]) -> Range:
 
 
 def order_lines(frame: Frame, orders: Sequence[Order]) -> str:
-    """The lines that fall within the plot, those of about the same height under one name."""
+    """Draw the orders' lines that fall within the plot, those of about the same height under one name."""
     parts = []
     for group in _groups(frame, orders):
         for _, bits in group:
@@ -196,7 +196,7 @@ def outside(frame_y: Range, orders: Sequence[Order]) -> list[str]:
 
 
 def _characters(orders: Sequence[int]) -> str:
-    """Of one order or several: `3 characters`, `5 to 7 characters`."""
+    """Name one order or several: `3 characters`, `5 to 7 characters`."""
     some = sorted(orders)
     said = ", ".join(map(str, some))
     if len(some) > 1 and all(b == a + 1 for a, b in pairwise(some)):
@@ -205,12 +205,12 @@ def _characters(orders: Sequence[int]) -> str:
 
 
 def _place(frame: Frame, order: Order) -> float:
-    """Where the name of a line stands: above it, and within the plot."""
+    """Return the position of a line's name: above it, and within the plot."""
     return max(frame.down(order[1]) - 5, TOP + 12)
 
 
 def _groups(frame: Frame, orders: Sequence[Order]) -> list[list[Order]]:
-    """Those within the plot from the top down, together where their names would overlap."""
+    """Group the orders within the plot, from the top down, where their names would overlap."""
     low, high = frame.y
     groups: list[list[Order]] = []
     for order in sorted((order for order in orders if low <= order[1] <= high), key=lambda order: -order[1]):

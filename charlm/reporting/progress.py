@@ -1,4 +1,4 @@
-"""The live line and the previews of a training run, on a terminal or in plain lines."""
+"""The progress bar and the previews of a training run, on a terminal or in plain lines."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -20,17 +20,17 @@ if TYPE_CHECKING:  # torch is slow to import, and no live line needs it
     from charlm.training.plan import Plan
 
 LEAST_CELLS, MOST_CELLS = 6, 40
-"""Of the bar."""
+"""Width of the bar."""
 DEFAULT_WIDTH = 80
 
 
 class LiveLine(tqdm):  # type: ignore[type-arg]
-    """A tqdm bar on standard error whose line is laid out by `laid_out`, and taken away when it is closed."""
+    """A tqdm progress bar on standard error, laid out by `laid_out` and removed when it is closed."""
 
     def __init__(
         self, total: int | None, done: int = 0, *, what: str = "", unit: str = "", **how: Any
     ) -> None:
-        """`what` is done; `unit` follows the number done, which is shown where there is one."""
+        """`what` names the work; `unit` follows the number done, which is shown if there is a unit."""
         self.what, self.unit_name = what, unit
         self.pieces: Callable[[], Sequence[str]] = tuple  # figures, the most important one first
         super().__init__(
@@ -44,7 +44,7 @@ class LiveLine(tqdm):  # type: ignore[type-arg]
         )
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # type: ignore[override]
-        """Draw the line, but not before its delay is over, which tqdm forgets after `external_write_mode`.
+        """Draw the bar, but not before its delay is over, which tqdm forgets after `external_write_mode`.
 
         Returns whether it was drawn; only then does tqdm's `close` return to the start of the line.
         """
@@ -86,10 +86,10 @@ def laid_out(
     left: str | None,
     ascii_only: bool = False,
 ) -> str:
-    """The line in at most `width - 1` cells, since some terminals wrap a line that fills the last one.
+    """Lay out the line in at most `width - 1` cells, since some terminals wrap a line that fills the last one.
 
-    What does not fit is left out in this order: all pieces but the first two, the bar, the time passed, the
-    unit of the numbers, the other pieces, the numbers, what is done. The share and the time left stay.
+    What does not fit is left out in this order: all pieces but the first two, the bar, the elapsed time, the
+    unit of the numbers, the other pieces, the numbers, the name of the work. The share and the time left stay.
     """
     room = max(1, width - 1)
     percent = "" if share is None else f"{100 * share:3.0f}%"
@@ -120,10 +120,10 @@ PLAIN_EVERY_SECONDS = 10.0
 
 
 class Progress:
-    """A bar on a terminal; elsewhere a plain line every ten seconds. Standard error both times."""
+    """A listener that shows a progress bar on a terminal, elsewhere a plain line every ten seconds, on standard error."""
 
     def __init__(self, plan: "Plan", first_step: int, chars_read: int, units: str = "chars") -> None:
-        """`units`: what a symbol is, of which `chars_read` were read in `first_step` steps, and whose loss is shown."""
+        """`units`: what a symbol is; `chars_read` of them were read in `first_step` steps, and the loss is per unit."""
         self._bar = LiveLine(plan.total_steps, first_step, unit="steps", mininterval=EVERY_SECONDS)
         self._bar.pieces = self._pieces
         self._plain = not sys.stderr.isatty() and not is_quiet()
@@ -155,11 +155,11 @@ class Progress:
             self._bar.close()
 
     def close(self) -> None:
-        """Take the bar away, whatever happened."""
+        """Remove the bar, whatever happened."""
         self._bar.close()
 
     def _forget_figures(self) -> None:
-        """The model whose training begins now has a loss, a speed and a figure of its own."""
+        """Reset the loss, speed and held-out figure when the training of another model begins."""
         self._loss = self._seconds = None
         self._held_out = self._baseline = ""
 
@@ -186,7 +186,7 @@ class Progress:
             )
 
     def _pieces(self) -> list[str]:
-        """The figures, the most important one first: a narrow line loses the last ones."""
+        """Return the figures, the most important one first: a narrow line loses the last ones."""
         if self._loss is None or self._seconds is None:
             return [self._held_out]
         loss = f"loss {self._loss / log(2):.3f} bits{self._per_unit}"
@@ -199,7 +199,7 @@ def _smoothed(before: float | None, now: float) -> float:
 
 
 def show_evaluation(event: Evaluated, sample: str, plan: "Plan") -> None:
-    """Show what was evaluated, its figure and a sample on standard error."""
+    """Print the result of an evaluation and a sample to standard error."""
     if is_quiet():
         return
     of = evaluated_model(plan, event)

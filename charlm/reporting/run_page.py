@@ -1,4 +1,4 @@
-"""`report.html`: a run as one self-contained page, made from its log."""
+"""Write `report.html`, a self-contained page about a run, from its logs."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
@@ -43,13 +43,13 @@ MOST_POINTS = 400
 MOST_ROWS = 100  # of the table of evaluations
 SMOOTHING_PART = 40  # the strong line averages over a fortieth of the run to either side
 LOSS_HEIGHT, RATE_HEIGHT, RELIABILITY_HEIGHT = 320.0, 90.0, 240.0
-LARGEST_DOT = 12.0  # the radius of the fullest bin's
+LARGEST_DOT = 12.0  # the radius of the fullest bin's dot
 LONGEST_NAME = 12
 
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """What a page shows. Each sequence may be empty, and steps may fall back."""
+    """The contents of a page. Each sequence may be empty, and steps may fall back."""
 
     title: str
     facts: Sequence[tuple[str, str]]  # the summary rows: label, value
@@ -60,7 +60,7 @@ class Page:
     settings: Sequence[tuple[str, Sequence[tuple[str, str]]]]  # groups of name, value
     samples: Sequence[tuple[str, str]]  # when it was written, and by what; the text
     training_note: str = ""  # a sentence under the curves
-    plan: Plan | None = None  # names the members, and says when the training of each ended
+    plan: Plan | None = None  # has the members, and when the training of each ended
 
 
 def render(page: Page) -> str:
@@ -81,14 +81,14 @@ def render(page: Page) -> str:
 
 
 def _is_drawable(event: Evaluated) -> bool:
-    """Whether an axis can hold all its figures."""
+    """Whether all its figures fit on an axis."""
     loss = (event.nats_per_char, event.compared_nats_per_char, event.standard_error)
     figures = (*loss, event.baseline_nats_per_char, event.difference, event.difference_error)
     return all(figure is None or abs(figure) < BOUND for figure in figures)
 
 
 def _figures(page: Page, held_out: list[Evaluated]) -> dict[str, Any]:
-    """The charts of loss and learning rate, where there is something to draw, and the legend of the first."""
+    """Draw the charts of loss and learning rate, if there is something to draw, and collect the legend of the first."""
     train = [point for point in page.train if abs(point[1]) < BOUND]
     members = _members(page.plan)
     rates = [point for point in page.rates if abs(point[1]) < BOUND]
@@ -125,7 +125,7 @@ def _figures(page: Page, held_out: list[Evaluated]) -> dict[str, Any]:
 
 
 def _calibration(held_out: list[Evaluated]) -> dict[str, Any]:
-    """The calibration that was measured last, and its chart; None where a log has none."""
+    """Return the last calibration that was measured, and its chart; None if the log has none."""
     found = None
     for event in held_out:
         if event.calibration is not None:
@@ -135,7 +135,7 @@ def _calibration(held_out: list[Evaluated]) -> dict[str, Any]:
 
 
 def _reliability_chart(found: Reliability) -> Markup:
-    """Accuracy against confidence; the area of a bin's dot is its number of predictions."""
+    """Draw accuracy against confidence; the area of a dot is the number of predictions in its bin."""
     frame = Frame((0.0, 1.0), (0.0, 1.0), WIDTH - 14, RELIABILITY_HEIGHT)
     most = max(n for _, _, n in found.bins)
     dots = "".join(
@@ -185,12 +185,12 @@ def _loss_chart(
 
 
 def _joined(frame: Frame, points: list[Point], members: list[tuple[int, str]], kind: str) -> str:
-    """A curve through the points of each member."""
+    """Draw a curve through the points of each member."""
     return "".join(pages.curve(frame, piece, kind) for piece in _pieces(points, members))
 
 
 def _begins(frame: Frame, members: list[tuple[int, str]]) -> str:
-    """Of several members: a line where the training of each begins, and its name, or its number, where there is room."""
+    """Draw a line where each member's training begins, if there are several, with its name or number if there is room."""
     places = [*(max(LEFT, frame.across(begin)) for begin, _ in members), frame.right]
     parts = []
     for (left, right), (begin, name) in zip(pairwise(places), members, strict=True):
@@ -206,7 +206,7 @@ def _begins(frame: Frame, members: list[tuple[int, str]]) -> str:
 
 
 def _baseline_bits(event: Evaluated) -> list[float]:
-    """The n-gram baseline on the windows of an evaluation; empty without one."""
+    """Return the n-gram baseline on the windows of an evaluation; empty if there is none."""
     nats = event.baseline_nats_per_char
     return [] if nats is None else [nats / log(2)]
 
@@ -230,12 +230,12 @@ def _reference_lines(frame: Frame, baselines: list[BaselineRow]) -> str:
 
 
 def _label(name: str, bits: float) -> str:
-    shown = visible(name)  # what is spelled out takes the room of its spelling
+    shown = visible(name)  # escapes take more room
     return f"{shown if len(shown) <= LONGEST_NAME else shown[: LONGEST_NAME - 1] + '…'} {bits:.2f}"
 
 
 def _members(plan: Plan | None) -> list[tuple[int, str]]:
-    """The step at which the training of each member began, or began again, and its name."""
+    """Return the name of each member, and the step at which its training began, or began again."""
     found, begin = list[tuple[int, str]](), 0
     for i, member in enumerate(() if plan is None else plan.members):
         again = [step for step in plan.begun_again_at if begin < step < member.end] if plan else []
@@ -246,7 +246,7 @@ def _members(plan: Plan | None) -> list[tuple[int, str]]:
 
 
 def _pieces(points: Sequence[Point], members: Sequence[tuple[int, str]]) -> list[list[Point]]:
-    """The points of each member: the loss jumps where the training of the next one begins."""
+    """Split points by member, since the loss jumps where the training of the next one begins."""
     begins = [begin for begin, _ in members]
     found: list[list[Point]] = [[] for _ in begins]
     for x, y in points:
@@ -260,16 +260,16 @@ def _thinned(points: Sequence[Point], every: int) -> list[Point]:
 
 
 def _smoothed(points: list[Point]) -> list[Point]:
-    """Means around each point, looking ahead no further than back: no lag while the loss falls."""
+    """Smooth by means around each point, looking ahead no further than back, so that a falling loss shows no lag."""
     widest = len(points) // SMOOTHING_PART
     windows = [points[max(i - widest, 0) : i + min(i, widest) + 1] for i in range(len(points))]
     return [(x, fmean(y for _, y in near)) for (x, _), near in zip(points, windows, strict=True)]
 
 
 def _loss_range(train: list[Point], held_out: list[Evaluated], baselines: list[float]) -> Range:
-    """From just under the lowest value to above all but a twentieth of the losses, or beyond.
+    """Return a range from just under the lowest value to above all but a twentieth of the losses, or higher.
 
-    Beyond, for baselines that at most double the range; the first steps would flatten the rest.
+    Higher for baselines that at most double the range; the first steps would flatten the rest.
     """
     evaluated = [nats / log(2) for e in held_out for nats in (e.nats_per_char, e.compared_nats_per_char)]
     beside = [bits for e in held_out for bits in _baseline_bits(e)]
@@ -289,12 +289,12 @@ TEXT_FACTS = ("label", "sha256", "train_chars", "held_out_chars")
 XZ_CHARS_PER_SECOND = 1.5e6
 XZ_SHARE = 0.03  # of a run's time, at most, for a baseline that `charlm eval` shows too
 XZ_SECONDS = 5.0  # the same for a run that has no time to keep to
-LEAST_SECONDS = 0.5  # for the page itself, the table, and leaving Python
+LEAST_SECONDS = 0.5  # for the page itself, the table, and the exit of Python
 LINES_PER_SECOND = 35_000
 
 
 def report_seconds(corpus: Corpus, budget: float, steps: int) -> float:
-    """About how long the report of a run will take, so that its time can be kept."""
+    """Estimate how long the report of a run takes, so that the run's time can be kept."""
     return LEAST_SECONDS + steps / LINES_PER_SECOND + _xz_seconds(corpus, budget)
 
 
@@ -306,10 +306,10 @@ def write_report(
     counts: Baseline | None = None,
     warn: Callable[[str], None] = lambda said: None,
 ) -> list[tuple[str, str]]:
-    """Write the page; the baselines and its path as further rows for the table. Raises OSError.
+    """Write the page. Return the baselines and its path as further rows for the table. Raises OSError.
 
-    `counts` is Kneser-Ney, if it was measured; those that take time are left out where it would be
-    too much of the `budget`. `warn` is told of damaged lines in the run's records, as the page is.
+    `counts` is Kneser-Ney, if it was measured; baselines that would take too much of the `budget` are left out.
+    `warn` is called about damaged lines in the run's records, which the page reports too.
     """
     found = _baselines(session.corpus, counts, budget)
     order = (
@@ -357,7 +357,7 @@ def write_report(
 def _named_samples(
     plan: Plan, evaluations: Sequence[Evaluated], samples: Sequence[Any]
 ) -> list[tuple[str, str]]:
-    """Each sample with its step and what wrote it: what was evaluated then, once or twice at the same step."""
+    """Name each sample by its step and the model that wrote it; one step may have been evaluated twice."""
     found, names = [], dict[int, list[str]]()
     for event in evaluations:
         names.setdefault(event.step, []).append(evaluated_model(plan, event))
@@ -370,7 +370,7 @@ def _named_samples(
 
 
 def training_note(*models: ModelConfig) -> str:
-    """Why the training loss of these can lie above their held-out loss; empty for an n-gram model."""
+    """Explain why the training loss of these models can lie above their held-out loss; empty for an n-gram model."""
     if models[0].is_ngram:
         return ""
     reasons = ["before the weights learn from the batch"]
@@ -384,7 +384,7 @@ def training_note(*models: ModelConfig) -> str:
 
 
 def _xz_seconds(corpus: Corpus, budget: float | None) -> float:
-    """About how long xz takes; 0 where that is too much of the budget, or the held-out part too long for it.
+    """Estimate how long xz takes; 0 if that is too much of the budget, or the held-out part is too long for it.
 
     It runs twice through the training part, at most 32 MB of it, and once through the held-out part.
     """
@@ -394,7 +394,7 @@ def _xz_seconds(corpus: Corpus, budget: float | None) -> float:
 
 
 def _baselines(corpus: Corpus, counts: Baseline | None, budget: float | None) -> list[BaselineRow]:
-    """Those there is time for; `charlm eval` shows all."""
+    """Compute the baselines that there is time for; `charlm eval` shows all."""
     found: dict[str, Baseline | str] = {} if counts is None else {KNESER_NEY: counts}
     if corpus.held_out_chars:
         found |= symbol_baselines(corpus.vocabulary, corpus.held_out, corpus.held_out_chars)
@@ -405,7 +405,7 @@ def _baselines(corpus: Corpus, counts: Baseline | None, budget: float | None) ->
 
 
 def _member_settings(session: Session) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """The settings of model and training, of each member where there are several."""
+    """Yield the settings of model and training, for each member if there are several."""
     several = len(session.configs) > 1
     for member in member_facts(session.configs, session.state):
         for title in ("model", "training"):
@@ -415,5 +415,5 @@ def _member_settings(session: Session) -> Iterator[tuple[str, list[tuple[str, st
 
 
 def _words(values: dict[str, Any], kind: str = "") -> list[tuple[str, str]]:
-    """Names and values, but for settings that act on nothing in that kind of model."""
+    """Format names and values, without settings that have no effect in that kind of model."""
     return [(name, str(value)) for name, value in values.items() if value is not None and acts(kind, name)]

@@ -22,11 +22,11 @@ from charlm.training.state import calibration_facts, evaluated_last, member_fact
 
 Row = tuple[str, str]
 WORTH_BITS = 0.01
-"""Bits per character below which more time is not worth it."""
+"""An expected gain below this, in bits per character, is not worth more time."""
 
 
 def summary_rows(run: RunFolder, session: Session, last: Finished) -> list[Row]:
-    """What a run learned, and its last evaluation."""
+    """Return what a run learned, and its last evaluation."""
     steps = f"{last.step:,} of {last.total_steps:,}"
     if not session.model_config.is_ngram and session.plan.fell_short:
         steps += (
@@ -48,12 +48,12 @@ def summary_rows(run: RunFolder, session: Session, last: Finished) -> list[Row]:
 
 
 def planned_at_first(plan: Plan) -> str:
-    """How many steps the first plan had."""
+    """Say how many steps the first plan had."""
     return f"the first plan had {plan.first_total_steps:,} steps"
 
 
 def repeat_row(run: RunFolder, session: Session) -> list[Row]:
-    """The command that trains the run again; no row where no command does."""
+    """Return the command that reproduces the run; no row if none does."""
     if why_not_repeatable(session.state.finished, session.state.returns, session.plan) is not None:
         return []
     command = repeat_command(run, session.run, session.model_config, session.training_config, session.plan)
@@ -61,7 +61,7 @@ def repeat_row(run: RunFolder, session: Session) -> list[Row]:
 
 
 def figure_rows(session: Session) -> list[Row]:
-    """The last evaluation, its baseline, what it was measured on, and the training loss."""
+    """Return the last evaluation, its baseline, what it was measured on, and the training loss."""
     figure, corpus = session.state.last_evaluation, session.corpus
     if figure is None:
         return []
@@ -96,7 +96,7 @@ def figure_rows(session: Session) -> list[Row]:
 
 
 def forecast_rows(session: Session) -> list[Row]:
-    """What more time is expected to buy, for a run that had a time budget and used it."""
+    """Say what more time is expected to gain, for a run that had a time budget and used it."""
     forecast, figure = session.plan.forecast, session.state.last_evaluation
     if forecast is None or figure is None or session.state.finished != "done":
         return []
@@ -111,7 +111,7 @@ def forecast_rows(session: Session) -> list[Row]:
 def member_rows(
     members: Sequence[Mapping[str, Any]], calibration: Mapping[str, Any] | None, unit: str
 ) -> list[Row]:
-    """Size, figure and weight of each of several members, and how they were calibrated; `unit`: what a symbol is."""
+    """Return the size, score and weight of each of several members, and their calibration; `unit`: what a symbol is."""
     rows = []
     for member in members:
         facts = [_size(member["model"])] if member["model"] is not None else []
@@ -138,7 +138,7 @@ def member_rows(
 
 
 def _recent(learned: Calibrated, unit: str) -> str:
-    """What recent n-grams gain, in words; empty without them."""
+    """Say what recent n-grams gain; empty without them."""
     if learned.recent_strength is None or learned.nats_without_recent is None:
         return ""
     figures = (
@@ -150,7 +150,7 @@ def _recent(learned: Calibrated, unit: str) -> str:
 
 
 def _shift(learned: Calibrated) -> str:
-    """How much the temperature is changed for text further away, in words; empty if it isn't."""
+    """Say how the temperature is changed for text that is further away; empty if it is not."""
     if learned.shift == 1:
         return ""
     how = "flatter" if learned.shift > 1 else "sharper"
@@ -160,18 +160,18 @@ def _shift(learned: Calibrated) -> str:
 
 
 def _size(model: Mapping[str, Any]) -> str:
-    """The size of a transformer, from its settings."""
+    """Describe the size of a transformer, from its settings."""
     n_layer, n_embd, block_size = map(model.get, ("n_layer", "n_embd", "block_size"))
     return f"{n_layer} layer{'s' * (n_layer != 1)} of width {n_embd}, blocks of {block_size}"
 
 
 def _bits(nats: float, unit: str) -> str:
-    """Nats per symbol in bits."""
+    """Format nats per symbol in bits."""
     return f"{nats / log(2):.4f} bits/{'char' if unit == 'character' else unit}"
 
 
 def calibration_sentence(event: Calibrated, vocabulary: Vocabulary) -> str:
-    """What a calibration learned, and each member's figure on the text that it was learned on."""
+    """Say what a calibration learned, and each member's score on the text it was learned on."""
     unit = vocabulary.unit_noun
     where = f"learned on {several(event.symbols, unit)} that no model trains on"
     figure, said = _bits(event.nats_pooled, unit), _recent(event, unit)
@@ -185,7 +185,7 @@ def calibration_sentence(event: Calibrated, vocabulary: Vocabulary) -> str:
 
 
 def forgetting_rows(old_text: Mapping[str, Any] | None) -> list[Row]:
-    """How well a fine-tuned run still predicts the old held-out text, from the run's state."""
+    """Say how well a fine-tuned run still predicts the old held-out text, from the run's state."""
     if old_text is None:
         return []
     now, begun = old_text["nats_per_char"] / log(2), old_text["begun"] / log(2)
@@ -204,7 +204,7 @@ def forgetting_rows(old_text: Mapping[str, Any] | None) -> list[Row]:
 
 
 def forgetting_sentence(event: Remembered) -> str:
-    """The same of one event."""
+    """Say how well it does at one event."""
     before, after = event.before / log(2), event.nats_per_char / log(2)
     when = (
         f" now, {_change(event.forgotten, event.standard_error)}"
@@ -218,5 +218,5 @@ def forgetting_sentence(event: Remembered) -> str:
 
 
 def _change(nats: float, error: float | None) -> str:
-    """A difference in bits: forgotten where the figure is now worse."""
+    """Format a difference in bits: forgotten if the score is now worse, else gained."""
     return f"{plus_minus(abs(nats), error)} bits/char {'forgotten' if nats >= 0 else 'gained'}"

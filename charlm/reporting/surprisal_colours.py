@@ -1,4 +1,4 @@
-"""Text coloured by its surprisal: for a terminal, and as a page of HTML that loads and runs nothing.
+"""Colour text by its surprisal, for a terminal or as an HTML page that loads and runs nothing.
 
 The scale goes from light to dark, so that it can be told apart in every kind of colour blindness and in grey.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # it needs NumPy
 
 
 class Colour(NamedTuple):
-    """A background, and the ink that can be read on it."""
+    """A background, and a text colour readable on it."""
 
     terminal: int  # of the 256 colours
     background: str
@@ -46,27 +46,27 @@ SPACE_SAYS = {
 
 
 def colour_of(unit: "Unit") -> int:
-    """The number of its colour: by bits per character, so that units of any length compare."""
+    """Return the index of a unit's colour, by bits per character, so that units of any length compare."""
     chars = len(unit.before) + len(unit.text) + len(unit.after)
     return bisect_right(EDGES, unit.nats / log(2) / max(1, chars))
 
 
 def legend(scale: Scale) -> list[str]:
-    """What each colour means."""
+    """Return the meaning of each colour."""
     edges = [f"{scale.of(edge * log(2)):.2g}" for edge in EDGES]
     between = [f"{low} to {high}" for low, high in pairwise(edges)]
     return [f"under {edges[0]}", *between, f"{edges[-1]} or more"]
 
 
 def described(config: SurprisalConfig, scale: Scale) -> str:
-    """What is coloured, and by what."""
+    """Say what is coloured, and by what."""
     space = f"; {SPACE_SAYS[config.space_counted]}" if config.space_counted else ""
     context = "each line by itself" if config.by_line_alone else "in the context of the document"
     return f"{PLURALS[config.by]} coloured by {scale.name} per character, {context}{space}"
 
 
 def ansi(rows: Iterable["Unit"], config: SurprisalConfig, scale: Scale) -> Iterator[str]:
-    """The text in the colours of a terminal, under a legend; what could steer a terminal is spelled out."""
+    """Yield the text in terminal colours, under a legend; control characters are escaped."""
     swatches = " ".join(_painted(f" {text} ", i) for i, text in enumerate(legend(scale)))
     head: str | None = f"{described(config, scale)}:\n{swatches}\n"
     file = None
@@ -88,14 +88,14 @@ def _painted(text: str, number: int) -> str:
 
 
 class _Page(NamedTuple):
-    """What the page says above the text."""
+    """The heading of the page."""
 
     title: str
     described: str
 
 
 class _Piece(NamedTuple):
-    """A unit as the page shows it."""
+    """A unit of text on the page."""
 
     file: str
     text: str
@@ -104,7 +104,7 @@ class _Piece(NamedTuple):
 
 
 def page(rows: Iterable["Unit"], config: SurprisalConfig, scale: Scale, run: str) -> Iterator[str]:
-    """The text as a page of HTML, in parts; each unit shows its figures where a pointer rests on it."""
+    """Yield an HTML page of the text in parts; each unit shows its figures under the pointer."""
     return pages.stream_page(
         "surprisal.html",
         page=_Page(f"Surprisal of a text under {one_line(run)}", described(config, scale)),

@@ -1,4 +1,4 @@
-"""Units with their surprisal as tab-separated values, CSV or JSON Lines."""
+"""Write units with their surprisal as tab-separated values, CSV or JSON Lines."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # it needs NumPy
 Cell = str | int | float
 
 UNIT_NAMES = {"2": "bits", "e": "nats", "10": "hartleys"}
-"""What surprisal is measured in, by the base of its logarithm."""
+"""The unit of surprisal, by the base of the logarithm."""
 LOG_BASE = {"2": log(2), "e": 1.0, "10": log(10)}
 SPACE_NAMES = {"after": "_space_after", "before": "_space_before", "none": "_no_space"}
 DECIMALS = 6
@@ -34,19 +34,19 @@ class Scale:
         return UNIT_NAMES[self.base]
 
     def of(self, nats: float) -> float:
-        """Nats in this unit."""
+        """Convert nats to this unit."""
         return nats / LOG_BASE[self.base]
 
 
 def columns(config: SurprisalConfig, scale: Scale) -> list[str]:
-    """The names of the columns. That of the figure says which white space counts with a word."""
+    """Return the names of the columns; that of the surprisal says which white space counts with a word."""
     figure = scale.name + (SPACE_NAMES[config.space_counted] if config.space_counted else "")
     names = ["file", "line", "unit", "text", "offset", "byte_offset", figure, "entropy", "length"]
     return [*names, "group", "rank"] if config.ranks else names
 
 
 def cells(unit: "Unit", scale: Scale, *, grouped: bool) -> list[Cell]:
-    """The values of the columns."""
+    """Return the values of the columns."""
     nats, entropy = round(scale.of(unit.nats), DECIMALS), round(scale.of(unit.entropy), DECIMALS)
     place: list[Cell] = [unit.file, unit.line, unit.unit, unit.text, unit.offset, unit.byte_offset]
     found = [*place, nats, entropy, unit.length]
@@ -60,9 +60,9 @@ def delimited(
     delimiter: str,
     shown: Callable[[str], str],
 ) -> Iterator[str]:
-    """Lines of CSV or of tab-separated values, a header first; fields are quoted where they need it.
+    """Yield lines of CSV or tab-separated values, a header first; fields are quoted if they need it.
 
-    `shown` makes text harmless where it goes to a terminal.
+    `shown` escapes text that goes to a terminal.
     """
     held = io.StringIO()
     writer = csv.writer(held, delimiter=delimiter, lineterminator="\n")
@@ -76,7 +76,7 @@ def delimited(
 
 
 def json_lines(rows: Iterable["Unit"], names: list[str], scale: Scale) -> Iterator[str]:
-    """A JSON object a line, in ASCII: neither a terminal nor what splits at U+0085 or U+2028 sees the text itself."""
+    """Yield JSON Lines in ASCII, safe for terminals and for readers that split lines at U+0085 or U+2028."""
     for unit in rows:
         found = dict(zip(names, cells(unit, scale, grouped="rank" in names), strict=True))
         yield json.dumps(found, allow_nan=False) + "\n"

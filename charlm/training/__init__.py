@@ -1,1 +1,1 @@
-"""Training: the plan, the trainer, and what they stand on."""
+"""Training: planning a run, the training loop, and the parts that it uses."""

@@ -1,6 +1,6 @@
 """The batches of a training run: ids, rows of the n-gram prior and soft targets, each a pure function of the step.
 
-On a GPU the batch after the one in computation is made meanwhile, and copied from pinned memory.
+On a GPU the next batch is made while a step is computed, and copied from pinned memory.
 
 Axes: B windows, T symbols, K the prior's order, V symbols of the model.
 """
@@ -21,16 +21,16 @@ from charlm.training.device import is_accelerator, send
 from charlm.training.teacher import SoftTargets
 
 PRIOR_DROPOUT_STREAM = 2
-"""Separates the random numbers here from those that draw the windows."""
+"""Separates the random numbers of prior dropout from those that draw the windows."""
 RESIDENT_BYTES = 1 << 30
-"""Rows of the prior of all positions stay on the device if they need no more: half precision, 130 MB for a million
-characters of 65 different ones. Otherwise those of each batch are looked up."""
+"""The prior's rows of all positions stay on the device if they fit: in half precision, 130 MB for a million characters
+of a vocabulary of 65. Otherwise the rows of each batch are looked up."""
 WINDOW = 256
-"""Positions of a window in which the rows to keep are looked up."""
+"""Positions per window when the resident rows are looked up."""
 
 
 class Batch(NamedTuple):
-    """What a step is computed from, on its device."""
+    """The inputs of a step, on its device."""
 
     ids: Tensor  # (B, T + 1)
     log_prior: Tensor | None  # (B, T, V)
@@ -38,15 +38,15 @@ class Batch(NamedTuple):
 
 
 class PriorRows:
-    """The n-gram prior at every position of a batch, each without the fold of the text that the position is in."""
+    """The n-gram prior at every position of a batch, without the counts of the fold that the position is in."""
 
     def __init__(self, prior: TrainingPrior, sampler: BatchSampler, dropout: float) -> None:
         self.prior, self.sampler, self.dropout = prior, sampler, dropout
 
     def batch(self, step: int, rows: slice = slice(None)) -> NDArray[np.float32]:
-        """The log-probabilities (B, T, V) of `rows` of the batch: a pure function of the step.
+        """Return the log-probabilities (B, T, V) of `rows` of the batch: a pure function of the step.
 
-        Windows that are dropped out have zeros.
+        Windows whose prior is dropped have zeros.
         """
         found = self.prior.log_rows(self.sampler.starts(step)[rows], self.sampler.block_size)
         if self.dropout:
@@ -54,28 +54,28 @@ class PriorRows:
         return found
 
     def dropped(self, step: int, rows: slice) -> NDArray[np.bool_]:
-        """Which of the windows (B,) of a step get no prior."""
+        """Return whether each of the windows (B,) of a step gets no prior."""
         windows = np.arange(self.sampler.batch_size)[rows]
         draws = uniform(self.sampler.seed, step, windows, PRIOR_DROPOUT_STREAM)
         return draws < self.dropout
 
 
 class _DeviceRows(Protocol):
-    """Rows of the prior that are made on the device."""
+    """Rows of the prior that are computed on the device."""
 
     def after(self, starts: NDArray[np.int64], T: int) -> Tensor:
-        """Log-probabilities (B, T, V) after each of T positions from each of `starts` (B,)."""
+        """Return log-probabilities (B, T, V) after each of T positions from each of `starts` (B,)."""
 
 
 class _LookedUp:
-    """Rows looked up for each batch."""
+    """Rows of the prior that are looked up for each batch."""
 
     def __init__(self, prior: TrainingPrior, device: torch.device) -> None:
         self._prior, self._device = prior, device
         self._ngrams = DeviceNgrams(prior.model, device)
 
     def after(self, starts: NDArray[np.int64], T: int) -> Tensor:
-        """Log-probabilities (B, T, V) after each of T positions from each of `starts` (B,)."""
+        """Return log-probabilities (B, T, V) after each of T positions from each of `starts` (B,)."""
         prior, K, V = self._prior, self._ngrams.order, self._ngrams.n_symbols
         at = starts[:, None] + np.arange(-K, T)
         inside = (at >= 0) & (at < len(prior.train))
@@ -86,7 +86,7 @@ class _LookedUp:
 
 
 class _Resident:
-    """Rows of all positions, computed once."""
+    """Rows of the prior at all positions, computed once."""
 
     def __init__(self, prior: TrainingPrior, n: int, device: torch.device) -> None:
         looked_up, V = _LookedUp(prior, device), prior.model.n_symbols
@@ -99,13 +99,13 @@ class _Resident:
             self._rows[first : first + len(some)] = some[: n - first].half()
 
     def after(self, starts: NDArray[np.int64], T: int) -> Tensor:
-        """Log-probabilities (B, T, V) after each of T positions from each of `starts` (B,)."""
+        """Return log-probabilities (B, T, V) after each of T positions from each of `starts` (B,)."""
         sent = send(torch.from_numpy(starts), self._device)
         return self._rows[sent[:, None] + torch.arange(T, device=self._device)].float()
 
 
 class Batches:
-    """The batches of a member in training."""
+    """The batches of the member in training."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class Batches:
         soft_targets: SoftTargets | None = None,
         rows: slice = slice(None),
     ) -> None:
-        """`rows`: of each batch, those that one of several ranks reads."""
+        """`rows`: the rows of each batch that this rank reads."""
         self._own = rows
         self._train, self._sampler, self._prior_rows, self._device = train, sampler, prior_rows, device
         self.soft_targets = soft_targets
@@ -128,17 +128,17 @@ class Batches:
             self._rows = _Resident(prior, n, device) if fits else _LookedUp(prior, device)
 
     def take(self, step: int) -> Batch:
-        """The batch of a step, which may have been made ahead."""
+        """Return the batch of a step, which may have been made ahead."""
         made, self._ahead = self._ahead, None
         return made[1] if made is not None and made[0] == step else self._make(step)
 
     def make_ahead(self, step: int) -> None:
-        """On a GPU, make the batch of a step that is to come, while the device is at work."""
+        """On a GPU, make the batch of a later step while the device computes."""
         if is_accelerator(self._device):
             self._ahead = step, self._make(step)
 
     def forget_ahead(self) -> None:
-        """Make the next batch anew, since the settings that it depends on have changed."""
+        """Drop the batch made ahead, since settings that it depends on have changed."""
         self._ahead = None
 
     def _make(self, step: int) -> Batch:

@@ -1,6 +1,6 @@
-"""Calibration: fit temperatures and the mixture's weights on training text that no member was trained on.
+"""Calibration: fit temperature, mixture weights and recent n-grams on reserved text that no member was trained on.
 
-Shapes: N places, V symbols, M members, F features.
+Shapes: N positions, V symbols, M members, F features.
 """
 
 from collections.abc import Sequence
@@ -22,28 +22,28 @@ from charlm.training.events import Calibrated, MemberFigure
 from charlm.training.session import TransformerSession
 
 WEIGHT_DECAY = 2.0
-"""Of the mixture's weights, in nats over all places: few symbols should not decide much."""
+"""Pull of the mixture weights towards equal ones, in nats over all positions: few symbols should not decide much."""
 STRENGTHS = (1.5, 2.5, 3.5, 5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 40.0, 80.0, 160.0)
-"""Of a model against recent n-grams, of which the best is taken."""
+"""The strengths of the model against recent n-grams that are tried."""
 FIRST_STRENGTH = 10.0
-"""With which the shortest length is chosen."""
+"""The strength with which the shortest n-gram length is chosen."""
 FITS = MOST_SHORTEST + len(STRENGTHS) + 1
-"""How often the recent n-grams of each reserved symbol are looked up."""
+"""How many times the recent n-grams of each reserved symbol are looked up."""
 ITERATIONS, ENOUGH = 30, 1e-8
-"""Of the fit: it ends where the next step would gain less than so many nats."""
+"""Limits of the fit: most Newton steps, and the gain in nats below which it ends."""
 NUMBERS = 1 << 22
-"""Probabilities of one member that are looked at, at most; this bounds memory and time for large vocabularies."""
+"""Limit on the probabilities of one member, which bounds memory and time for large vocabularies."""
 SHIFT_PLACES, SHIFT_WINDOW = 12_000, 128
-"""Places of the training text that tell how far the n-gram model is off elsewhere, in windows of so many symbols."""
+"""Positions all over the training text on which the dataset shift is measured, and the symbols of a window of them."""
 SHIFT_ORDER, SHIFT_CHARS, SHIFT_BYTES = 5, 1_000_000, 1 << 28
-"""Of the n-gram model that tells it where the run has none: its order, the symbols it counts, its memory."""
+"""Order, counted symbols and memory of the n-gram model that measures the shift if the run has none."""
 LEAST_SHIFT, MOST_SHIFT = 0.8, 1.25
 LEAST_BIAS, MOST_BIAS = 0.1, 10.0
-"""Of a single member: what knows nothing of the text, as on random symbols, would fit best with none or a negative one."""
+"""Limits of a single member's bias: of a model that learned nothing, as on random symbols, 0 or less would fit best."""
 
 
 def calibrate(session: TransformerSession) -> Calibrated:
-    """Fit the mixture of all that is trained so far, and put it into the session's state."""
+    """Fit the mixture of all members trained so far, and put it into the session's state."""
     kinds, members = zip(*_members(session), strict=True)
     logps, targets, ats = reserved_log_probs(session, members)
     mixture = fit_mixture(logps, targets, ngram=NGRAM in kinds)
@@ -71,7 +71,7 @@ def calibrate(session: TransformerSession) -> Calibrated:
 
 
 def _members(session: TransformerSession) -> list[tuple[str, Predictor]]:
-    """The kind and the predictor of each member that is trained, the n-gram model last."""
+    """Return kind and predictor of each trained member, the n-gram model last."""
     vocabulary, ngram = session.corpus.vocabulary, session.kneser_ney
     found: list[tuple[str, Predictor]] = [
         (
@@ -90,13 +90,13 @@ def _members(session: TransformerSession) -> list[tuple[str, Predictor]]:
 def reserved_log_probs(
     session: TransformerSession, members: Sequence[Predictor]
 ) -> tuple[list[Floats32], NDArray[np.int64], NDArray[np.int64]]:
-    """Log-probabilities (N, V) of each member on the reserved text, the symbols there, (N,), and where those are, (N,).
+    """Return each member's log-probabilities (N, V) on the reserved text, the symbols there (N,) and their positions (N,).
 
-    The n-gram model leaves out what it counted there. A long text is looked at in chunks spread over it.
+    The n-gram model leaves out its counts of the reserved text. A long one is scored in chunks spread over it.
     """
     train, reserved = session.corpus.train, session.reserved
     rule = max((m.rule for m in members if isinstance(m, TransformerPredictor)), key=lambda r: r.block_size)
-    # What is before the reserved text is context.
+    # The text before the reserved text is context.
     begin = max(0, len(train) - reserved - rule.block_size)
     ids, folds = train[begin:], np.maximum(session.folds - begin, 0)
     inside = [
@@ -119,20 +119,20 @@ def reserved_log_probs(
 
 
 def shift_starts(session: TransformerSession) -> NDArray[np.int64]:
-    """Where the windows begin that tell the dataset shift: none in a tiny text, or of a vocabulary that is too large."""
+    """Return the starts of the windows that measure the dataset shift; none for a tiny text or too large a vocabulary."""
     last = len(session.corpus.train) - session.reserved - SHIFT_WINDOW - 1
     n = min(SHIFT_PLACES, NUMBERS // session.corpus.vocabulary.n_symbols) // SHIFT_WINDOW
     return np.unique(np.linspace(0, last, n if last >= 0 else 0).astype(np.int64))
 
 
 def dataset_shift(session: TransformerSession, ats: NDArray[np.int64], recent: RecentNgrams | None) -> float:
-    """How much higher temperatures must be for text elsewhere than for the reserved text, by the n-gram model.
+    """Return the factor by which temperatures must be higher for other text than for the reserved text.
 
-    The reserved text goes on where the training text ends, so it is more like it than the text that a model is asked about
-    later: the same scene, the same author. How much that matters the n-gram model shows, which can leave out any fold: its
-    best temperature at places all over the training text, each without its fold, over that on the reserved text, at its
-    places `ats` (N,); both corrected by `recent` n-grams, if the run has them. What is odd about the reserved text changes
-    its own best temperature as it changes the model's, so it cancels out.
+    The reserved text follows the training text, so it is more like it (same scene, same author) than the text that a model
+    will see later. The n-gram model, which can leave out any fold, measures how much that matters: the factor is its best
+    temperature at positions all over the training text, each without its fold, over that at the positions `ats` (N,) of the
+    reserved text; both corrected by `recent` n-grams, if the run has them. What is odd about the reserved text affects both
+    the n-gram model's temperature there and the members', so it cancels out.
     """
     starts = shift_starts(session)
     if not len(starts):
@@ -156,7 +156,7 @@ def dataset_shift(session: TransformerSession, ats: NDArray[np.int64], recent: R
 
 
 def _small_prior(session: TransformerSession) -> TrainingPrior:
-    """An n-gram model that can leave out folds, for a run that has none."""
+    """Build an n-gram model that can leave out folds, for a run without one."""
     corpus = session.corpus
     built = build(
         corpus.train,
@@ -177,10 +177,10 @@ def fit_recent(
     targets: NDArray[np.int64],
     ats: NDArray[np.int64],
 ) -> tuple[Mixture, Floats32]:
-    """The mixture with the recent n-grams whose strength predicts targets (N,) best, and its log-probabilities (N, V).
+    """Add the recent n-grams that predict targets (N,) best; return the mixture and its log-probabilities (N, V).
 
-    `logp` (N, V): those without recent n-grams, of the symbols at `ats` (N,) of the training text. Where recent n-grams
-    do not help, the mixture stays.
+    `logp` (N, V): those without recent n-grams, of the symbols at `ats` (N,) of the training text. If recent n-grams do
+    not help, the mixture stays.
     """
     chars, vocabulary = session.training_config.recent_chars or 0, session.corpus.vocabulary
     if not chars:
@@ -201,9 +201,9 @@ def fit_recent(
 
 
 def fit_mixture(logps: Sequence[Floats32], targets: NDArray[np.int64], *, ngram: bool) -> Mixture:
-    """The mixture that predicts targets (N,) best, from log-probabilities (N, V) of each member.
+    """Fit the mixture that predicts targets (N,) best, from log-probabilities (N, V) of each member.
 
-    By Newton's method: the loss is convex in the weights, and there are few of them.
+    By Newton's method, since the loss is convex in the weights and these are few.
     """
     M, N = len(logps), len(targets)
     scores = np.stack(logps, axis=1)  # (N, M, V)
@@ -250,5 +250,5 @@ def fit_mixture(logps: Sequence[Floats32], targets: NDArray[np.int64], *, ngram:
 
 
 def _nats(logp: Floats32, targets: NDArray[np.int64]) -> float:
-    """Mean nats per symbol of targets (N,) by log-probabilities (N, V)."""
+    """Return the mean nats per symbol of targets (N,) under log-probabilities (N, V)."""
     return -float(logp[np.arange(len(targets)), targets].mean(dtype=np.float64))

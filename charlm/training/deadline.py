@@ -1,4 +1,4 @@
-"""A time budget: how fast the run is, and how many steps still fit before the deadline."""
+"""The time budget of a run: measures its speed, and computes how many steps still fit before the deadline."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -16,26 +16,26 @@ from charlm.training.planner import evaluation_interval, regularised
 FIRST_PLAN_SHARE = 0.05
 FIRST_PLAN_SECONDS = 4.0
 FIRST_PLAN_STEPS = 8
-LATEST_PLAN_SHARE = 0.25  # of the budget left: then the first plan is due whatever was timed
+LATEST_PLAN_SHARE = 0.25  # of the budget left: the first plan is due then at the latest
 WARMUP_STEPS = 3  # not timed: memory is allocated and kernels are chosen
 FINAL_SYMBOLS = 200_000  # scored in the final evaluation of a run without a time budget
 FINAL_EVALUATION_SHARE = 0.05  # of the budget, at most
 EVALUATION_SHARE = 0.04  # of the budget, for all earlier evaluations
 MIN_EVAL_CHARS = 2_000
-LEAST_SECONDS = 0.5  # that a member has, however late it is
+LEAST_SECONDS = 0.5  # that a member gets, however late it is
 SAFETY = 1.2
-SIZE_SHARE = 0.1  # of the budget: then the steps so far show whether the size fits it
+SIZE_SHARE = 0.1  # of the budget spent: then the size is compared with the measured steps
 FAR_OFF = 2.0  # times faster or slower than expected
-MIN_CHANGE = 0.01  # of the steps left: smaller changes of the end are not worth a new plan
+MIN_CHANGE = 0.01  # of the steps left: smaller moves of the end are not worth a new plan
 
 
 @dataclass
 class Deadline:
-    """A stopwatch with a deadline, by default without: then no time is a reason to plan. In seconds of `clock`."""
+    """A time budget and the measured times of a run, in seconds of `clock`; by default without limit."""
 
     budget: float = inf
     at: float = inf
-    reserve: float = 0.8  # needed after training: the report, leaving Python
+    reserve: float = 0.8  # needed after training: the report, Python's exit
     first_step: int = 0  # of this session
     clock: Callable[[], float] = perf_counter
     step_seconds: float = 0.0  # expected of each further step
@@ -43,16 +43,16 @@ class Deadline:
     listener_seconds: float = 0.0  # the listeners' part of that
     chunk_seconds: float = 0.0  # of one chunk in an evaluation
     save_seconds: float = 0.0
-    calibrated_symbols: int = 0  # that are scored after the last step, besides the evaluation
-    closing_members: int = 1  # whose predictions the evaluation after the last step mixes
+    calibrated_symbols: int = 0  # scored after the last step by calibration
+    closing_members: int = 1  # that the evaluation after the last step mixes
     correcting_seconds: float = 0.0  # of each symbol there, by recent n-grams
-    keeps_chunks: bool = False  # does each evaluation score the chunks that those before this session did?
-    size_judged: bool = False  # are the steps compared with those that its size was chosen for?
+    keeps_chunks: bool = False  # whether evaluations score the same chunks as before this session
+    size_judged: bool = False  # whether the steps were compared with those that the size was chosen for
     _steps: list[float] = field(default_factory=list)
 
     @property
     def has_eval_chunks(self) -> bool:
-        """Are the chunks of the evaluations chosen?"""
+        """Whether the chunks of the evaluations are chosen."""
         return self.step_seconds > 0 or self.keeps_chunks or isinf(self.budget)
 
     @property
@@ -71,11 +71,11 @@ class Deadline:
         correcting: float = 0.0,
         last: bool,
     ) -> "Deadline":
-        """The deadline of the member that is trained as number `n_members`, from `first_step` on.
+        """Return the deadline of the member that is trained as number `n_members`, from `first_step` on.
 
-        It has a share of the time until training must end. Kept for calibration after it: `seconds`, and the scoring of
-        so many `reserved` symbols by all members; for the evaluation after the last one, scoring by all members,
-        and `correcting` seconds for each symbol, by recent n-grams.
+        It gets a share of the time until training must end. Time is set aside for the calibration after it (`seconds`, and
+        scoring `reserved` symbols by all members) and, if it is the `last`, for the final evaluation by all members, with
+        `correcting` seconds per symbol for recent n-grams.
         """
         if isinf(self.budget):
             return self
@@ -92,7 +92,7 @@ class Deadline:
         return own
 
     def begun_again(self, first_step: int) -> "Deadline":
-        """The same deadline for a member whose training begins again at `first_step`, with another size."""
+        """Return the same deadline for a member whose training restarts at `first_step` with another size."""
         if isinf(self.budget):
             return self
         own = replace(self, first_step=first_step, budget=max(LEAST_SECONDS, self.left), _steps=[])
@@ -101,21 +101,21 @@ class Deadline:
         return own
 
     def add_step(self, seconds: float) -> None:
-        """Take in the time of a step."""
+        """Record the duration of a step."""
         if not isinf(self.budget):
             self._steps.append(seconds)
 
     def change_speed(self, steps: Sequence[float]) -> None:
-        """Expect further steps to be like these, and forget those before."""
+        """Expect later steps to take as long as these, and forget earlier ones."""
         self._steps, self.step_seconds = list(steps), median(steps)
 
     def add_evaluation(self, n_chunks: int, scoring: float, whole: float) -> None:
-        """Take in the time of an evaluation: of scoring so many chunks, and of all, listeners included."""
+        """Record the duration of an evaluation: of scoring `n_chunks`, and of the whole, listeners included."""
         self.chunk_seconds = scoring / n_chunks
         self.evaluation_seconds, self.listener_seconds = whole, whole - scoring
 
     def first_plan_due(self, steps_left: int) -> bool:
-        """Are enough steps timed to decide the schedule for the first time?"""
+        """Whether it is time for the first plan: enough steps are timed, or the end is near."""
         if self.step_seconds > 0 or isinf(self.budget):
             return False
         timed = self._steps[WARMUP_STEPS:]
@@ -127,11 +127,11 @@ class Deadline:
         )
 
     def measure(self) -> None:
-        """Estimate the speed from the past: as much of it as there is time left.
+        """Estimate the duration of a step from the latest steps, over as much time as is left.
 
-        So a temporary slowdown hardly moves the end early on, when a cooldown that has begun could not be
-        undone, and the last steps are predicted from those just before. The first estimate is a median, which
-        a single slow step does not move.
+        So a temporary slowdown early on hardly moves the end (a cooldown that has begun could not be undone), and
+        the last steps are predicted from those just before. The first estimate is a median, which is robust to
+        single slow steps.
         """
         if self.step_seconds == 0:
             self._steps = self._steps[WARMUP_STEPS:] or self._steps
@@ -142,7 +142,7 @@ class Deadline:
         self.step_seconds = sums[n - 1] / n
 
     def judge_size(self, expected: float | None) -> float | None:
-        """The seconds of a step, a median, where they are far from what was `expected`; asked once for a member."""
+        """Return the median seconds of a step if they are far from those `expected`, else None; judged once per member."""
         timed = self.step_seconds > 0 and len(self._steps) >= FIRST_PLAN_STEPS
         due = LATEST_PLAN_SHARE <= self.left / self.budget <= 1 - SIZE_SHARE
         if expected is None or self.size_judged or not timed or not due:
@@ -151,14 +151,14 @@ class Deadline:
         return None if expected / FAR_OFF < now < expected * FAR_OFF else now
 
     def closing_seconds(self, n_chunks: int, symbols_per_chunk: int) -> float:
-        """Time needed after the last step: calibration, scoring at most so many chunks, saving, leaving."""
+        """Return the time needed after the last step: calibration, scoring at most `n_chunks`, saving, exit."""
         whole = n_chunks * self._closing_chunk_seconds(symbols_per_chunk)
         scoring = min(FINAL_EVALUATION_SHARE * self.budget, whole)
         scoring += self.calibrated_symbols / symbols_per_chunk * self.chunk_seconds
         return SAFETY * (scoring + self.listener_seconds + self.save_seconds) + self.reserve
 
     def closing_symbols(self, whole: Slice) -> int:
-        """How many symbols of the held-out text the final evaluation has time for."""
+        """Return how many held-out symbols the final evaluation has time for."""
         if isinf(self.budget):
             return FINAL_SYMBOLS
         n_chunks = whole.n_chunks
@@ -168,11 +168,11 @@ class Deadline:
         return n_chunks * whole.symbols_per_chunk
 
     def _closing_chunk_seconds(self, symbols: int) -> float:
-        """The seconds of one chunk, of so many symbols, in the evaluation after the last step."""
+        """Return the seconds of a chunk of so many symbols in the evaluation after the last step."""
         return self.closing_members * self.chunk_seconds + self.correcting_seconds * symbols
 
     def steps_left(self, eval_every: int, closing: Slice) -> int:
-        """How many steps fit, with an evaluation every `eval_every` and the `closing` one; at least one."""
+        """Return how many steps fit, with an evaluation every `eval_every` and the `closing` one; at least one."""
         available = self.left - self.closing_seconds(len(closing.chunks), closing.symbols_per_chunk)
         one = self.step_seconds + (self.evaluation_seconds + self.save_seconds) / eval_every
         return max(1, int(available / one)) if one > 0 else 1
@@ -180,7 +180,7 @@ class Deadline:
     def first_plan(self, plan: Plan, number: int, step: int, sampler: BatchSampler, held_out: Slice) -> Plan:
         """Choose member `number`'s steps, regularisation and evaluations from the speed of its first steps.
 
-        `held_out`: what the evaluation after its last step scores.
+        `held_out`: the slice that the evaluation after its last step scores.
         """
         self.measure()
         config = plan.members[number].training
@@ -195,7 +195,7 @@ class Deadline:
         chars = config.eval_chars or max(MIN_EVAL_CHARS, round(scored * held_out.symbols_per_chunk))
         if self.keeps_chunks:  # so that the best checkpoint so far stays comparable
             chars = plan.eval_chars
-        # Where the guess was so low that its cooldown has begun, the rate rises again.
+        # If the first guess was so low that the cooldown has begun, the learning rate rises again.
         plan = (plan.with_restart if plan.schedule.is_cooling(step) else plan.with_end_moved)(
             number, step, end
         )
@@ -204,7 +204,7 @@ class Deadline:
         return plan.record(decided="schedule, from the first steps", at_step=step, **self._facts())
 
     def next_plan(self, plan: Plan, number: int, step: int, held_out: Slice) -> Plan:
-        """Move the end of member `number` to what fits at the present speed; the same plan if it hardly moves."""
+        """Move the end of member `number` to what fits at the current speed; return the same plan if it hardly moves."""
         self.measure()
         end, before = step + self.steps_left(plan.eval_every, held_out), plan.members[number].end
         if abs(end - before) <= MIN_CHANGE * (before - step):

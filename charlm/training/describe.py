@@ -1,4 +1,4 @@
-"""Sentences about a text, a model and a fine-tuning, shown before training starts."""
+"""Sentences for the user about a text, a model, its plan and a fine-tuning."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -22,17 +22,17 @@ MIN_LEAK_SHARE = 0.01
 
 
 def several(n: int, thing: str) -> str:
-    """`1 layer`, `4 layers`."""
+    """Return a number with its noun: `1 layer`, `4 layers`."""
     return f"{n:,} {thing}{'s' * (n != 1)}"
 
 
 def text_name(run: "RunFacts") -> str:
-    """The text of a run, by `run.json`: its label and the beginning of its SHA-256."""
+    """Name the text of a run, by `run.json`: its label and the beginning of its SHA-256."""
     return one_line(f"{run.corpus.label}, SHA-256 {run.corpus.sha256[:16]}")
 
 
 def describe_text(corpus: "Corpus") -> str:
-    """Size, vocabulary and split of a text."""
+    """Describe size, vocabulary and split of a text."""
     vocabulary = corpus.vocabulary
     few = (
         "; too little held-out text for a reliable score"
@@ -50,7 +50,7 @@ def describe_text(corpus: "Corpus") -> str:
 
 
 def _symbols_read(corpus: "Corpus") -> str:
-    """The number of ids, where the units are not characters."""
+    """State the number of ids, if the units are not characters."""
     if corpus.vocabulary.units == "chars":
         return ""
     ids = sum(len(part) for part in (corpus.train, corpus.held_out, corpus.test))
@@ -67,24 +67,24 @@ def _distinct(vocabulary: "Vocabulary") -> str:
 
 
 def joined(parts: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
+    """Join words: `a`, `a and b`, `a, b and c`."""
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
 def kinds_of(plan: "Plan") -> tuple[str, ...]:
-    """The kinds of the members of a run, the n-gram model last."""
+    """Return the kinds of the members of a run, the n-gram model last."""
     trained = tuple(member.kind for member in plan.members)
     return (*trained, *[NGRAM] * any(NGRAM in (m.training.members or "").split(",") for m in plan.members))
 
 
 def member_in_training(plan: "Plan", member: int) -> str:
-    """`member 2 of 2, no-prior`; empty where a run trains a single transformer."""
+    """Name a member: `member 2 of 2, no-prior`; empty if the run trains a single transformer."""
     n = len(plan.members)
     return f"member {member} of {n}, {plan.members[member - 1].kind}" if 1 < n >= member else ""
 
 
 def resized(event: "Planned", was: ModelConfig, plan: "Plan", number: int) -> str:
-    """Why the training of a member begins again, and with which size; `was`: the model that is given up."""
+    """Explain why the training of a member restarts, and with which size; `was`: the abandoned model."""
     facts, now = event.decision, plan.members[number]
     slower = facts["step_seconds"] / facts["expected_step_seconds"]
     found = f"take {slower:.1f} times as long" if slower > 1 else f"are {1 / slower:.1f} times as fast"
@@ -96,7 +96,7 @@ def resized(event: "Planned", was: ModelConfig, plan: "Plan", number: int) -> st
 
 
 def other_threads(event: "Planned") -> str:
-    """With how many threads a run goes on, and why."""
+    """Explain how many threads the run uses from now on, and why."""
     facts = event.decision
     seconds, before = facts["step_seconds_on_trial"], facts["step_seconds"]
     number = several(facts["threads"], "thread")
@@ -104,7 +104,7 @@ def other_threads(event: "Planned") -> str:
 
 
 def evaluated_model(plan: "Plan", event: "Evaluated") -> str:
-    """What was evaluated, the mixture or one member; empty for a run without others."""
+    """Name the evaluated model, the mixture or one member; empty for a run with a single model."""
     if event.mixed:
         return f"mixture of {joined(event.mixed)}"
     n = len(plan.members)
@@ -114,7 +114,7 @@ def evaluated_model(plan: "Plan", event: "Evaluated") -> str:
 
 
 def describe_model(choice: "Choice", vocabulary: "Vocabulary") -> str:
-    """The size of each member, how it differs from the default, and how it is trained."""
+    """Describe each member: its size, its settings other than the defaults, and how it is trained."""
     word, m = vocabulary.unit_noun, choice.model
     if m.is_ngram:
         chosen = f"the order in {word}s that best predicts the end of the training part"
@@ -128,7 +128,7 @@ def describe_model(choice: "Choice", vocabulary: "Vocabulary") -> str:
 
 
 def describe_choice(choice: "Choice", vocabulary: "Vocabulary", also: str = "") -> str:
-    """What is trained, what it was chosen for, and which text is kept to calibrate on."""
+    """Describe what is trained, for which budget it was chosen, and which text is reserved for calibration."""
     said = f"{describe_model(choice, vocabulary)}, chosen {choice.why}{also}"
     if not choice.training.reserved_chars:
         return said
@@ -142,7 +142,7 @@ def describe_choice(choice: "Choice", vocabulary: "Vocabulary", also: str = "") 
 
 
 def _transformer(m: ModelConfig, t: TrainingConfig, vocabulary: "Vocabulary") -> str:
-    """The size of a transformer, how it differs from the default, and how it is trained."""
+    """Describe a transformer: its size, its settings other than the defaults, and how it is trained."""
     word = vocabulary.unit_noun
     blocks = f"blocks of {m.block_size}" + ("" if word == "character" else f" {word}s")
     return (
@@ -153,13 +153,13 @@ def _transformer(m: ModelConfig, t: TrainingConfig, vocabulary: "Vocabulary") ->
 
 
 def _slower(m: ModelConfig) -> str:
-    """Why the training kernels are not used by a model that they know."""
+    """State why the training kernels are not used, for a model that they support."""
     found = status()
     return f", in torch, which is slower: {found.reason}" if m.has_kernels and found.clone is None else ""
 
 
 def _special(m: ModelConfig, word: str) -> str:
-    """The heads, and each setting of the architecture that is not its default."""
+    """Describe the heads, and each setting of the architecture that is not the default."""
     default = ModelConfig(mixer=m.mixer).completed().position
     parts = [
         (m.attends, several(m.n_head or 1, "head")),
@@ -181,9 +181,9 @@ def leak_warning(
     *,
     splittable: bool = True,
 ) -> str | None:
-    """A warning where at least 1 % of the held-out text also occurs in the training part, or in `train`.
+    """Return a warning if at least 1 % of the held-out text also occurs in the training part, or in `train`.
 
-    `splittable`: may the user choose another split?
+    `splittable`: whether the user may choose another split.
     """
     from charlm.data.overlap import PASSAGE, overlap
 
@@ -233,7 +233,7 @@ def report_origin(origin: "Parent", corpus: "Corpus", messages: "Messages") -> N
 
 
 def _held_out_found(origin: "Parent", found: int) -> str:
-    """How many characters of the new text the old run held out, and their share of all that it held out."""
+    """State how many characters of the new text the old run held out, and their share of its held-out text."""
     from charlm.data.holdout import MOST_SEARCHED
 
     old = origin.corpus

@@ -1,6 +1,6 @@
-"""The device that charlm computes on: its choice, precision, memory, compilation, and the machine in words.
+"""The device that charlm computes on: its choice, precision, memory, compilation, and a description of the machine.
 
-What is special about GPUs (CUDA, Apple's MPS) stands here; none was at hand, so nothing of it has run on one (docs/gpu.md).
+The code for GPUs (CUDA, Apple's MPS) is here. No GPU was available, so it has not run on one (docs/gpu.md).
 """
 
 import ctypes
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
 BF16_FEATURES = ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16", "sve_bf16")
 """Processor features, by torch's names, that make bf16 products faster than fp32."""
 CPU_COMPILERS = ("g++", "clang++", "c++", "cl")
-"""What TorchInductor looks for on a CPU."""
+"""The compilers that TorchInductor looks for on a CPU."""
 LEAST_MEMORY = 512 << 20
-"""Of a GPU, in bytes: with less, another program has it."""
+"""Free memory, in bytes, that a GPU needs; with less, another program is using it."""
 GRAPH_TRIALS = 3
 """Steps until CUDA graphs are replayed: torch warms up, records, replays."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, MAX_KEPT = -1, -3, 1 << 30
 
 
 def pick_device(wanted: str) -> torch.device:
-    """The device for `auto` (a GPU that works, else the CPU), `cpu`, `cuda` or `mps`.
+    """Return the device for `auto` (a GPU that works, else the CPU), `cpu`, `cuda` or `mps`.
 
-    A GPU that is there and cannot compute gives way to the CPU. Raises UsageError where it is missing.
+    Falls back to the CPU if a GPU exists but cannot compute. Raises UsageError if the wanted GPU is missing.
     """
     found = gpus()
     if wanted not in ("auto", "cpu", *found):
@@ -54,7 +54,7 @@ def pick_device(wanted: str) -> torch.device:
 
 
 def gpus() -> list[str]:
-    """The GPU devices that torch finds."""
+    """Return the GPU devices that torch finds."""
     with warnings.catch_warnings():  # an unusable driver is a warning of torch
         warnings.simplefilter("ignore")
         there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -62,13 +62,13 @@ def gpus() -> list[str]:
 
 
 def is_accelerator(device: torch.device) -> bool:
-    """Is it a GPU, on which steps run without the host's help?"""
+    """Whether it is a GPU, which computes steps asynchronously."""
     return device.type != "cpu"
 
 
 @cache
 def failure_of(name: str) -> str | None:
-    """Why a GPU cannot compute (driver, busy, memory taken, operators), by a small trial; None where it can."""
+    """Return why a GPU cannot compute (driver, busy, memory taken, operators), by a small trial; None if it can."""
     device = torch.device(name)
     try:
         if name == "cuda":
@@ -86,14 +86,14 @@ def failure_of(name: str) -> str | None:
 
 
 def _make_repeatable() -> None:
-    """Let CUDA compute the same numbers each time, so that a resumed run equals one that never stopped."""
+    """Make CUDA deterministic, so that a resumed run equals an uninterrupted one."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def gpu_note(wanted: str) -> str | None:
-    """What to tell the user about a GPU: that it is used, or why not; None where there is none, or none is wanted."""
+    """Tell the user that a GPU is used, or why not; None if there is none, or none is wanted."""
     found = [] if wanted == "cpu" else gpus()
     device = pick_device(wanted) if found else torch.device("cpu")
     if is_accelerator(device):
@@ -106,14 +106,14 @@ def gpu_note(wanted: str) -> str | None:
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor on the device. CUDA copies it from pinned memory, for which neither host nor device waits."""
+    """Copy a tensor to the device. For CUDA the copy is from pinned memory, and asynchronous."""
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Does the device have bf16 instructions?"""
+    """Whether the device has bf16 instructions."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
@@ -123,7 +123,7 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def pick_precision(device: torch.device) -> str:
-    """`bf16` where the device has it, else `fp32`."""
+    """Return `bf16` if the device has it, else `fp32`."""
     return "bf16" if has_bf16(device) else "fp32"
 
 
@@ -135,7 +135,7 @@ def precision_context(device: torch.device, precision: str) -> AbstractContextMa
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until a GPU has computed what it was told to, to time it."""
+    """Wait until a GPU has finished its work, to time it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -153,7 +153,7 @@ def seed_dropout(seed: int, device: torch.device) -> None:
 
 
 def keep_memory() -> None:
-    """Make the C library keep freed memory: on glibc it saves most page faults of a step; elsewhere no effect."""
+    """Make the C library keep freed memory, which saves most page faults of a step on glibc; elsewhere no effect."""
     if os.name != "posix":
         return
     library = ctypes.CDLL(None)
@@ -163,7 +163,7 @@ def keep_memory() -> None:
 
 
 def has_compiler(device: torch.device) -> bool:
-    """Can torch compile for this device: is there a C++ compiler (CPU) or Triton (GPU)?"""
+    """Whether torch can compile for this device: a C++ compiler (CPU) or Triton (GPU) is there."""
     if device.type == "cpu":
         found = [path for name in (os.environ.get("CXX", ""), *CPU_COMPILERS) if (path := shutil.which(name))]
         if (
@@ -185,10 +185,10 @@ def _has_developer_tools() -> bool:
 
 
 def compile_blocks(model: "LanguageModel", trial_loss: Callable[[], Tensor]) -> str | None:
-    """Compile the model's blocks; returns the reason if it fails, and then the model stays uncompiled.
+    """Compile the model's blocks; if that fails, leave the model uncompiled and return the reason.
 
-    torch compiles, and fails, at the first forward and backward pass, so a trial pass is made here; nothing is
-    learned from it.
+    torch compiles, and fails, at the first forward and backward pass, so a trial pass is made here, which changes no
+    weight.
     """
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(threads()))
     try:
@@ -209,10 +209,10 @@ def compile_blocks(model: "LanguageModel", trial_loss: Callable[[], Tensor]) -> 
 def compile_step(
     model: "LanguageModel", optimizer: "Optimizer", trial: Callable[[], None], *, graphs: bool
 ) -> str | None:
-    """Compile loss and update of a GPU's step, each as one graph; returns the reason if it fails.
+    """Compile loss and update of a GPU's step, each as one graph; return the reason if it fails.
 
     `trial` takes a step that changes nothing, in which torch compiles. `graphs`: replay them as CUDA graphs, which
-    saves launching each kernel; where that fails they are launched.
+    saves launching each kernel; if that fails, kernels are launched one by one.
     """
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(threads()))
     how = partial(torch.compile, fullgraph=True, dynamic=False, mode="reduce-overhead" if graphs else None)
@@ -238,7 +238,7 @@ def compile_step(
 
 
 def describe_machine(n_threads: int) -> str:
-    """Processor, system, threads, versions and compiled kernels in one line, to go with a measured speed."""
+    """Describe processor, system, threads, versions and compiled kernels in one line, to go with a measured speed."""
     try:
         cpuinfo = Path("/proc/cpuinfo").read_text()
     except OSError:  # not Linux

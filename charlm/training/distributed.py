@@ -1,7 +1,7 @@
-"""The ranks of a run: processes that train one model together, and what they must agree on.
+"""Data-parallel training: the ranks of a run (processes that train one model together), and their collectives.
 
-Each rank has the same weights and reads its rows of every batch. What depends on a clock, a disk or a signal is decided
-by one rank, and the others are told. A process alone is rank 0 of 1, for which nothing here does anything.
+Each rank has the same weights, unless they are sharded, and reads its rows of every batch. What depends on a clock, a disk
+or a signal is decided by one rank, which tells the others. A process alone is rank 0 of 1; it needs no communication.
 """
 
 import json
@@ -28,21 +28,21 @@ from charlm.training.rank_watch import RankWatch, named
 from charlm.training.signals import NUMBERS, Stop
 
 MEETING_SECONDS = 600.0
-"""For all ranks to come: on a cold disk the libraries alone take minutes to load."""
+"""Limit on waiting for all ranks to start: on a cold disk the libraries alone take minutes to load."""
 WAIT = timedelta(days=1)
-"""Of a collective. Whoever is gone is noticed by the watch; whoever counts a long text is waited for."""
+"""Timeout of a collective. The watch notices ranks that are gone; one that counts a long text is waited for."""
 
 
 @dataclass(eq=False)
 class Ranks:
-    """This process among the ranks. Every method that talks is called by all of them, in the same order."""
+    """This process among the ranks. Methods that communicate must be called by all ranks, in the same order."""
 
     place: Place = field(default_factory=Place)
-    talks: bool = False  # is there a group? Without one, as in a trial, only the rows are a rank's own
+    talks: bool = False  # whether there is a process group; a trial has none, only rows
     watch: RankWatch | None = None
-    shards: bool = False  # are weights, gradients and the optimizer's state divided over the ranks?
-    now: float = 0.0  # of rank 0's clock, when the ranks agreed last
-    payload: dict[str, int] = field(default_factory=dict)  # bytes given to each kind of collective
+    shards: bool = False  # whether weights, gradients and optimizer state are divided over the ranks
+    now: float = 0.0  # rank 0's clock when the ranks last agreed
+    payload: dict[str, int] = field(default_factory=dict)  # bytes passed to each kind of collective
 
     @property
     def rank(self) -> int:
@@ -51,12 +51,12 @@ class Ranks:
 
     @property
     def size(self) -> int:
-        """How many ranks there are."""
+        """The number of ranks."""
         return self.place.size
 
     @property
     def is_first(self) -> bool:
-        """Is it rank 0, which alone decides, writes and prints?"""
+        """Whether this is rank 0, the only one that decides, writes and prints."""
         return self.place.rank == 0
 
     @property
@@ -65,15 +65,15 @@ class Ranks:
         return slice(self.rank, None, self.size)
 
     def apart(self) -> "Ranks":
-        """The same rows without the others, to time a step of one rank."""
+        """Return this rank without the others but with as many rows, to time a step of one rank."""
         return Ranks(replace(self.place, rank=0)) if self.size > 1 else self
 
     def clock(self) -> float:
-        """Rank 0's clock when the ranks agreed last, so that what it decides is the same on all; alone, the time."""
+        """Return rank 0's clock when the ranks last agreed, so that all decide alike; alone, the current time."""
         return self.now if self.talks else perf_counter()
 
     def agree(self, stop: Stop | None = None) -> str | None:
-        """Agree on rank 0's time, and on whether any rank was told to stop: the name of the signal."""
+        """Agree on rank 0's time and on whether any rank was told to stop; return the name of the signal."""
         if not self.talks:
             return None if stop is None else stop.reason
         reason = None if stop is None else stop.reason
@@ -85,37 +85,37 @@ class Ranks:
         return names.get(int(number))
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over all ranks, in place."""
+        """Sum a tensor over all ranks, in place."""
         if self.talks:
             self._all_reduce(tensor, dist.ReduceOp.SUM)
         return tensor
 
     def begin_sum(self, tensor: Tensor) -> "Work":
-        """Begin to sum a tensor over all ranks, in place; it may not be touched until the work is done."""
+        """Start an all-reduce of a tensor, in place; it may not be touched until the work is done."""
         self._count("all_reduce", tensor)
         with self.talking():
             return Work(self, dist.all_reduce(tensor, async_op=True))
 
     def begin_scattered_sum(self, own: Tensor, of_ranks: Tensor) -> "Work":
-        """Begin to sum `of_ranks` (size, ...) over all ranks, of which this one gets its part in `own`."""
+        """Start a reduce-scatter of `of_ranks` (size, ...); this rank's part of the sum goes to `own`."""
         self._count("reduce_scatter", of_ranks)
         with self.talking():
             return Work(self, dist.reduce_scatter(own, list(of_ranks), async_op=True))
 
     def begin_gather(self, of_ranks: Tensor) -> "Work":
-        """Begin to give all ranks each other's part of `of_ranks` (size, ...), of which this one has its own."""
+        """Start an all-gather into `of_ranks` (size, ...), in which this rank has filled its own part."""
         self._count("all_gather", of_ranks)
         with self.talking():
             return Work(self, dist.all_gather(list(of_ranks), of_ranks[self.rank].clone(), async_op=True))
 
     def spread(self, tensors: Sequence[Tensor]) -> None:
-        """Give all ranks the tensors of rank 0, in place."""
+        """Broadcast the tensors of rank 0, in place."""
         for tensor in tensors if self.talks else ():
             with self.talking():
                 dist.broadcast(tensor.detach(), 0)
 
     def share_bytes(self, make: Callable[[], bytes]) -> bytes:
-        """What rank 0 makes, on all ranks."""
+        """Return the bytes that rank 0 makes, on all ranks."""
         if not self.talks:
             return make()
         data = make() if self.is_first else b""
@@ -131,13 +131,13 @@ class Ranks:
         return room.numpy().tobytes()
 
     def share(self, make: Callable[[], Any]) -> Any:
-        """What rank 0 makes, a value of JSON, on all ranks."""
+        """Return the JSON value that rank 0 makes, on all ranks."""
         if not self.talks:
             return make()
         return json.loads(self.share_bytes(lambda: json.dumps(make()).encode()))
 
     def share_files(self, make: Callable[[], Mapping[str, bytes]]) -> dict[str, bytes]:
-        """The files that rank 0 makes, on all ranks."""
+        """Return the files that rank 0 makes, on all ranks."""
         if not self.talks:
             return dict(make())
         files = dict(make()) if self.is_first else {}
@@ -145,7 +145,7 @@ class Ranks:
         return {name: self.share_bytes(lambda name=name: files[name]) for name in names}  # type: ignore[misc]
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of JSON of all ranks, in their order."""
+        """Return the JSON values of all ranks, in rank order."""
         if not self.talks:
             return [value]
         data = json.dumps(value).encode()
@@ -158,7 +158,7 @@ class Ranks:
         return [json.loads(row[:n].numpy().tobytes()) for row, n in zip(rows, sizes.tolist(), strict=True)]
 
     def gather_rows(self, rows: Tensor) -> Tensor:
-        """The rows (M, ...) of all ranks, one below the other: (size M, ...)."""
+        """Return the rows (M, ...) of all ranks, concatenated: (size M, ...)."""
         if not self.talks:
             return rows
         found = rows.new_empty(self.size * len(rows), *rows.shape[1:])
@@ -168,13 +168,13 @@ class Ranks:
         return found
 
     def take(self, own: Tensor, whole: Callable[[], Tensor]) -> None:
-        """Put a tensor that rank 0 makes into `own`, on all ranks."""
+        """Broadcast a tensor that rank 0 makes into `own`."""
         if self.is_first:
             own.copy_(whole())
         self.spread([own])
 
     def take_rows(self, own: Tensor, n_rows: int, whole: Callable[[], Tensor]) -> None:
-        """Put this rank's rows of a tensor (R, ...) that rank 0 makes into `own`."""
+        """Scatter a tensor (R, ...) that rank 0 makes; this rank's rows go to `own`."""
         made = whole().to(own.device) if self.is_first else None
         own.copy_(self.scatter_from(0, made, own, n_rows))
 
@@ -186,14 +186,14 @@ class Ranks:
                 dist.send(tensor.contiguous(), to)
 
     def receive(self, room: Tensor, sender: int) -> Tensor:
-        """Put into `room`, on the CPU, what another rank sends."""
+        """Receive into `room`, on the CPU, the tensor that another rank sends."""
         if room.numel():
             with self.talking():
                 dist.recv(room, sender)
         return room
 
     def gather_to(self, owner: int, own: Tensor, n_rows: int) -> Tensor | None:
-        """The tensor (R, ...) of which each rank has its rows, as `torch.chunk` gives them, on the `owner`; None on the others."""
+        """Gather on the `owner` a tensor (R, ...) of which each rank has its rows, as by `torch.chunk`; None on others."""
         padded = self._padded(own, n_rows)
         parts = [torch.empty_like(padded) for _ in range(self.size)] if self.rank == owner else None
         self._count("gather", padded)
@@ -202,7 +202,7 @@ class Ranks:
         return None if parts is None else torch.cat(parts)[:n_rows]
 
     def scatter_from(self, owner: int, whole: Tensor | None, own: Tensor, n_rows: int) -> Tensor:
-        """This rank's rows, of the shape of `own`, of a tensor (R, ...) that the `owner` has."""
+        """Return this rank's rows, in the shape of `own`, of a tensor (R, ...) that the `owner` has."""
         room = self._padded(own, n_rows)
         parts = None
         if whole is not None:
@@ -214,21 +214,21 @@ class Ranks:
         return room[: len(own)]
 
     def _padded(self, own: Tensor, n_rows: int) -> Tensor:
-        """A rank's rows, and zeros up to as many as the first rank has."""
+        """Pad a rank's rows with zeros to the number of rows that the first rank has."""
         most = -(-n_rows // self.size)
         return torch.cat((own.detach(), own.new_zeros(most - len(own), *own.shape[1:])))
 
     def remember_run(self, name: str) -> None:
-        """Remember which run this is, for the case that torchrun starts the ranks again."""
+        """Remember which run this is, in case torchrun restarts the ranks."""
         if self.watch is not None:
             self.watch.remember_run(name)
 
     def remembered_run(self) -> str | None:
-        """The run that the ranks trained before torchrun started them again."""
+        """Return the run that the ranks trained before torchrun restarted them."""
         return self.share(lambda: self.watch and self.watch.remembered_run())  # type: ignore[no-any-return]
 
     def check_alike(self, what: str, mine: str, remedy: str) -> None:
-        """Raise RankError on all ranks where something differs from rank 0's; `remedy`: what to do about it."""
+        """Raise RankError on all ranks if a rank's `mine` differs from rank 0's; `remedy`: what to do about it."""
         every = self.gather({"is": mine, "host": socket.gethostname()})
         for rank, other in enumerate(every):
             if other["is"] != every[0]["is"]:
@@ -247,7 +247,7 @@ class Ranks:
 
     @contextmanager
     def talking(self) -> Iterator[None]:
-        """Raise RankError where another rank does not answer."""
+        """Raise RankError if another rank does not answer inside the block."""
         try:
             yield
         except torch.OutOfMemoryError:
@@ -260,19 +260,19 @@ class Ranks:
 
 @dataclass(frozen=True)
 class Work:
-    """A sum that goes on."""
+    """A collective in progress."""
 
     ranks: Ranks
     going: Any
 
     def wait(self) -> None:
-        """Wait for its end. Raises RankError."""
+        """Wait until it is done. Raises RankError."""
         with self.ranks.talking():
             self.going.wait()
 
 
 class AgreedStop(Stop):
-    """A stop that all ranks obey at the same step, whichever was told to; alone, the process's own."""
+    """A stop that all ranks obey at the same step, whichever got the signal; alone, the process's own."""
 
     def __init__(self, ranks: Ranks, own: Stop) -> None:
         self._ranks, self.own = ranks, own
@@ -280,15 +280,15 @@ class AgreedStop(Stop):
 
     @property
     def reason(self) -> str | None:  # type: ignore[override]
-        """The name of the signal that all ranks know of."""
+        """The name of the signal that the ranks agreed on."""
         return self._agreed if self._ranks.talks else self.own.reason
 
     def is_set(self) -> bool:
-        """Should training end?"""
+        """Whether training should end."""
         return self._agreed is not None if self._ranks.talks else self.own.is_set()
 
     def agree(self) -> bool:
-        """Ask the others; should training end?"""
+        """Agree with the other ranks; return whether training should end."""
         if self._ranks.talks:
             self._agreed = self._ranks.agree(self.own) or self._agreed
         return self.is_set()
@@ -299,15 +299,15 @@ _current = ALONE
 
 
 def current() -> Ranks:
-    """This process among the ranks: alone until they have met."""
+    """Return this process among the ranks: alone until they have met."""
     return _current
 
 
 def shared_snapshot(ranks: Ranks, read: Callable[[], Snapshot]) -> Snapshot:
-    """A checkpoint with the optimizer's tensors, which rank 0 reads, on all ranks. Raises CheckpointError.
+    """Return on all ranks the checkpoint, optimizer state included, that rank 0 reads. Raises CheckpointError.
 
-    Where weights are divided, only rank 0 can read those of the last transformer and the optimizer's tensors, of which the
-    others know the shapes: it must `read` each when it is asked for.
+    If weights are divided, only rank 0 can read the last transformer's weights and the optimizer state, each when it is
+    asked for; the others know the shapes alone.
     """
     if not ranks.talks:
         return read()
@@ -336,17 +336,17 @@ def shared_snapshot(ranks: Ranks, read: Callable[[], Snapshot]) -> Snapshot:
 
 @contextmanager
 def meeting(place: Place, facts: Mapping[str, str], device: str, *, shards: bool = False) -> Iterator[Ranks]:
-    """Meet the other ranks, and part at the end, whatever happens. Raises RankError where they do not come.
+    """Join the process group, and leave it at the end, whatever happens. Raises RankError if ranks do not come.
 
-    `facts`: the versions that must be the same on all. What ends this rank is told to the others. `device`: cpu or cuda.
-    `shards`: the weights are divided over the ranks.
+    `facts`: the versions that must be the same on all ranks. An error that ends this rank is told to the others. `device`:
+    cpu or cuda. `shards`: the weights are divided over the ranks.
     """
     global _current
     if place.size == 1:
         yield ALONE
         return
     store = _store(place)
-    own: Store = store.clone()  # type: ignore[attr-defined]  # so that no wait of the group holds it up
+    own: Store = store.clone()  # type: ignore[attr-defined]  # so that it never waits for the group
     watch = RankWatch(place.rank, place.size, own, place.restarts)
     watch.meet({**named(), **facts}, MEETING_SECONDS)
     ranks = Ranks(place, True, watch, shards)
@@ -367,14 +367,12 @@ def meeting(place: Place, facts: Mapping[str, str], device: str, *, shards: bool
     finally:
         _current = ALONE
         watch.close()
-        with suppress(
-            RuntimeError, ValueError
-        ):  # of a group that the others have left, or that was never made
+        with suppress(RuntimeError, ValueError):  # the others have left the group, or it was never made
             dist.destroy_process_group()
 
 
 def _store(place: Place) -> "Store":
-    """The store in which the ranks write who is there, by the address that torchrun gives."""
+    """Open the store through which the ranks meet, at the address that torchrun gives."""
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     serves = place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     try:
@@ -394,7 +392,7 @@ def _store(place: Place) -> "Store":
 
 
 def _join(place: Place, store: "Store", device: str) -> None:
-    """Make the process group."""
+    """Initialise the process group."""
     store = dist.PrefixStore(f"group/{place.restarts}", store)  # type: ignore[attr-defined]
     backend = "gloo"
     if device == "cuda":

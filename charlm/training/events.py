@@ -1,4 +1,4 @@
-"""What happens in a run, as frozen facts: plain numbers and words that any listener can read."""
+"""The events of a run: frozen dataclasses of plain numbers and words, which the trainer yields to listeners."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Compiled:
-    """The blocks were compiled, or could not be and are used as they are."""
+    """The blocks were compiled, or compiling failed and they are used uncompiled."""
 
     step: int
     seconds: float
@@ -15,7 +15,7 @@ class Compiled:
 
 @dataclass(frozen=True, kw_only=True)
 class LeftDevice:
-    """The GPU could not compute a step, and the run goes on on the CPU."""
+    """The GPU could not compute a step, and the run continues on the CPU."""
 
     step: int
     device: str
@@ -24,17 +24,17 @@ class LeftDevice:
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
-    """The n-grams of the text were counted, all there is to do for a model of counts alone."""
+    """The n-grams of the text were counted, which is all the training of an n-gram model."""
 
     step: int
     chars: int  # symbols counted
     seconds: float
-    limits: str  # what was left out for lack of memory or time; empty where nothing was
+    limits: str  # what was left out for lack of memory or time; empty if nothing was
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stepped:
-    """One batch was learned from."""
+    """A training step was taken."""
 
     step: int  # batches so far, this one included
     loss: float  # nats per symbol, on this batch
@@ -42,7 +42,7 @@ class Stepped:
     grad_norm: float
     chars: int  # symbols read in the run so far
     seconds: float  # that this step took
-    member: int = 1  # in training: number of the run's transformer
+    member: int = 1  # number, from 1, of the transformer in training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,16 +57,16 @@ class HeldOutLoss:
     difference_error: float | None
     chars: int
     blocks: int
-    whole: bool  # was all of the held-out text scored?
+    whole: bool  # whether all of the held-out text was scored
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated(HeldOutLoss):
     """The model was scored on held-out text."""
 
-    member: int = 1  # in training: number of the run's transformer
-    mixed: tuple[str, ...] = ()  # kinds of the members that predicted as one; empty: that one alone did
-    compared_nats_per_char: float  # on the same windows in every evaluation, the final one too
+    member: int = 1  # number, from 1, of the transformer in training
+    mixed: tuple[str, ...] = ()  # kinds of the members of the mixture; empty: `member` alone was scored
+    compared_nats_per_char: float  # on the windows that all evaluations share, the final one too
     of_chars: int  # in the held-out part
     is_best: bool
     rises: int  # evaluations that were worse than the best by more than chance
@@ -77,7 +77,7 @@ class Evaluated(HeldOutLoss):
 
 @dataclass(frozen=True, kw_only=True)
 class MemberFigure:
-    """A member alone on the reserved text, in nats per symbol, and its share of the mixture's weights."""
+    """A member's own loss on the reserved text, in nats per symbol, and its share of the mixture weights."""
 
     kind: str  # `prior`, `no-prior` or `ngram`
     nats_per_symbol: float
@@ -86,23 +86,23 @@ class MemberFigure:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrated:
-    """A member is trained, and the temperature, or the mixture of all that are, was fitted on the reserved text."""
+    """A member is trained, and the temperature, or the mixture of all trained members, was fitted on reserved text."""
 
     step: int
     symbols: int
     temperature: float | None  # of a single member
     shift: float = (
-        1.0  # a temperature besides, of all predictions, for text further away than the reserved one
+        1.0  # further temperature of all predictions, for text less like the training text than the reserved
     )
     members: tuple[MemberFigure, ...]
     nats_per_symbol: float  # of the mixture
-    recent_chars: int = 0  # whose n-grams correct the mixture; 0: none
+    recent_chars: int = 0  # recent symbols whose n-grams correct the mixture; 0: none
     recent_strength: float | None = None
-    nats_without_recent: float | None = None  # of the mixture without them; None where there are none
+    nats_without_recent: float | None = None  # of the mixture without them; None: there are none
 
     @property
     def nats_pooled(self) -> float:
-        """Of the mixture without recent n-grams."""
+        """Nats per symbol of the mixture without recent n-grams."""
         return self.nats_per_symbol if self.nats_without_recent is None else self.nats_without_recent
 
 
@@ -111,35 +111,35 @@ class OldTextLoss:
     """The loss on the held-out text of the run that this one was fine-tuned from, in nats per character."""
 
     step: int  # of the weights that were scored
-    run: str  # that held the text out
+    run: str  # the run that held the text out
     before: float  # of that run
     nats_per_char: float  # of this run at `step`
     forgotten: float  # nats_per_char - before
     standard_error: float | None  # of `forgotten`; None for a single block
-    chars: int  # scored, the same each time
+    chars: int  # scored; the same ones each time
     of_chars: int
     blocks: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Remembered(OldTextLoss):
-    """The held-out text of the run that was fine-tuned was scored: before the first step, or at the end."""
+    """Forgetting was measured on the held-out text of the fine-tuned run: before the first step, or at the end."""
 
     final: bool
     seconds: float
 
 
 RESIZED = "size, from the first steps"
-"""The decision by which the training of a member begins again, with another size."""
+"""The decision to restart the training of a member with another size."""
 SPLIT = "parts of a batch, since the device's memory was full"
-"""The decision to compute batches in more parts from a step on."""
+"""The decision to increase gradient accumulation from a step on."""
 ON_TRIAL, TRIED = "threads, on trial", "threads, from the steps"
-"""The decisions to try another number of threads, from `at_step` up to `until_step`, and of which number stays."""
+"""The decision to try another number of threads, from `at_step` up to `until_step`, and the decision which to keep."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """The rest of the run was decided anew, and written down."""
+    """The plan for the rest of the run was changed and recorded."""
 
     step: int
     total_steps: int
@@ -147,17 +147,17 @@ class Planned:
 
     @property
     def begins_again(self) -> bool:
-        """Does the training of the member begin again?"""
+        """Whether the training of the member restarts."""
         return self.decision.get("decided") == RESIZED
 
     @property
     def splits_batches(self) -> bool:
-        """Are batches computed in more parts from now on?"""
+        """Whether gradient accumulation increases from now on."""
         return self.decision.get("decided") == SPLIT
 
     @property
     def changes_threads(self) -> bool:
-        """Is another number of threads used for the rest?"""
+        """Whether the rest of the run uses another number of threads."""
         facts = self.decision
         return facts.get("decided") == TRIED and facts.get("threads") != facts.get("threads_before")
 
@@ -181,16 +181,16 @@ class SaveFailed:
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """A batch whose loss or gradient was not finite: no weight was changed by it."""
+    """A batch was skipped, since its loss or gradient was not finite."""
 
     step: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class WentBack:
-    """The run went wrong and goes on from its last save, past the text and at half the rate."""
+    """The run diverged and continues from its last checkpoint, with later batches and half the learning rate."""
 
-    step: int  # where it went wrong
+    step: int  # where it diverged
     to_step: int
     reason: str
     rate_factor: float
@@ -198,7 +198,7 @@ class WentBack:
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """The last event: `done`, `early` (the model had begun to memorise) or a signal's name."""
+    """The last event. `reason`: `done`, `early` (early stopping) or a signal's name."""
 
     step: int
     reason: str

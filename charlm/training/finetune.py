@@ -44,42 +44,42 @@ from charlm.training.sizes import Budget, Size, StepTime
 MAX_COUNTED_OVERLAP = 0.05
 """If more of the new training text occurs in the parent's, the prior does not count the parent's text.
 
-Otherwise the prior would know by heart what the model learns from."""
+Otherwise the prior would have memorised the text that the model learns from."""
 OWN_SETTINGS = ("val_file", "include", "exclude", "field", "encoding", "min_count")
-"""Settings of a text that fine-tuning does not inherit: they belong to the files, or to what is new in them."""
+"""Text settings that fine-tuning does not inherit: they depend on the files, or on what is new in them."""
 SPLIT_SETTINGS = ("val", "test", "split")
 CHANGEABLE = ("dropout", "ngram_embedding_dropout", "prior_dropout", "block_size")
-"""Model settings that may differ from the parent's: no weight depends on them, except learned positions on block_size."""
+"""Model settings that may differ from the parent's: no weight's shape depends on them, learned positions excepted."""
 LEARNING_RATE_SHARE = 0.5
-"""Of the parent's learning rates; benchmarks/NOTES.md has what was tried."""
+"""Learning rates, as a share of the parent's; benchmarks/NOTES.md has what was tried."""
 MAX_PRIOR_SHARE = 0.3
-"""Of the time budget, for counting all texts."""
+"""Most of the time budget, for counting the n-grams of all texts."""
 SCORING_SHARE = 0.02
-"""Of the time budget, for each scoring of the parent's held-out text."""
+"""Share of the time budget for each scoring of the parent's held-out text."""
 MIN_SCORED, MAX_SCORED = 2_000, 20_000
-"""Symbols of the parent's held-out text that are scored; the most where there is no time budget."""
+"""Limits on the symbols of the parent's held-out text that are scored; the most without a time budget."""
 
 
 @dataclass(frozen=True)
 class Parent:
-    """A checkpoint to fine-tune, and the text of its run if it is still there."""
+    """A checkpoint to fine-tune, and the text of its run if that still exists."""
 
     name: str
     snapshot: Snapshot
     weights_sha256: str
     corpus: Corpus | None
-    gone: str  # why the text is not there; empty if it is
+    gone: str  # why the text is missing; empty if it is not
     members: int = 1  # of the run, of which the first one is fine-tuned
-    counted: bool = False  # does the new run's prior count the parent's text too?
+    counted: bool = False  # whether the new run's prior counts the parent's text too
 
     @classmethod
     def find(cls, root: Path, name: str, which: str | None, moved: Moved | None = None) -> "Parent":
-        """A checkpoint of the run of that name in `root`, or of the exported folder `name`.
+        """Find a checkpoint of the run of that name in `root`, or of the exported folder `name`.
 
-        Raises CheckpointError where it is damaged, UsageError for what is neither, and for an n-gram model.
+        Raises CheckpointError if it is damaged, UsageError if `name` is neither, or for an n-gram model.
         """
         folder = Path(os.path.expanduser(name))
-        if has_run(root, name) or not os.path.isdir(folder):  # False for what no file can be called
+        if has_run(root, name) or not os.path.isdir(folder):  # False for an impossible file name
             return cls.load(find_run(root, name), which, moved)
         if not is_exported(folder):
             raise UsageError(
@@ -90,9 +90,9 @@ class Parent:
 
     @classmethod
     def load(cls, run: RunFolder, which: str | None, moved: Moved | None = None) -> "Parent":
-        """A checkpoint of a run: by default the latest, or the best after early stopping.
+        """Load a checkpoint of a run: by default the latest, or the best after early stopping.
 
-        Raises CheckpointError where it is damaged, UsageError for an n-gram model.
+        Raises CheckpointError if it is damaged, UsageError for an n-gram model.
         """
         snapshot = read_chosen(run, which)
         members = 1 + len(snapshot.earlier)
@@ -109,9 +109,9 @@ class Parent:
 
     @classmethod
     def load_exported(cls, folder: Path, which: str | None, moved: Moved | None = None) -> "Parent":
-        """The run in a folder that `charlm export --to hf` wrote, which has one checkpoint.
+        """Load the run in a folder that `charlm export --to hf` wrote, which has one checkpoint.
 
-        Its text is looked for in the cache, and where it `moved` to. Raises CheckpointError, UsageError for another checkpoint.
+        Its text is searched for in the cache and where it `moved` to. Raises CheckpointError, UsageError for another `which`.
         """
         snapshot, weights = read_exported(folder)
         if which not in (None, str(snapshot.step)):
@@ -122,11 +122,11 @@ class Parent:
 
     @property
     def text(self) -> TextConfig:
-        """How its text was read and divided."""
+        """The settings by which its text was read and split."""
         return self.snapshot.run.text
 
     def earlier(self) -> EarlierText:
-        """What the division and the vocabulary of the new text depend on."""
+        """Return the facts that the split and the vocabulary of the new text depend on."""
         facts, corpus = self.snapshot.run.corpus, self.corpus
         held_out = None if corpus is None else (corpus.held_out, corpus.test)
         return EarlierText(
@@ -142,7 +142,7 @@ class Parent:
     def with_counting(self, corpus: Corpus) -> "Parent":
         """Decide whether the prior of a run on `corpus` counts the parent's text too.
 
-        It does not if that text is gone, or if too much of the new training text occurs in it.
+        It does not if that text is missing, or if too much of the new training text occurs in it.
         """
         if not self.snapshot.model_config.prior or self.corpus is None:
             return self
@@ -156,7 +156,7 @@ class Parent:
         return self.corpus if self.counted else None
 
     def facts(self) -> ParentFacts:
-        """The parent as run.json records it."""
+        """Return the parent as run.json records it."""
         block_size = self.snapshot.model_config.block_size
         assert block_size
         return ParentFacts(
@@ -170,14 +170,14 @@ class Parent:
         )
 
     def division_facts(self) -> DivisionFacts:
-        """What the division of the new text depends on, as run.json records it."""
+        """Return the facts that the split of the new text depends on, as run.json records them."""
         earlier = self.earlier()
         shared = {name: getattr(earlier, name) for name in ("key", "sha256", "chars", "spans", "looked")}
         return DivisionFacts(vocabulary=json.loads(self.snapshot.vocabulary.to_json()), **shared)
 
 
 def _corpus_or_why(snapshot: Snapshot, moved: Moved | None) -> tuple[Corpus | None, str]:
-    """The text of a run if it is still there, and else why it is not. Raises CheckpointError for a wrong `moved`."""
+    """Return the text of a run, or why it is missing. Raises CheckpointError for a wrong `moved`."""
     try:
         return corpus_of(snapshot, moved), ""
     except CheckpointError as error:
@@ -187,7 +187,7 @@ def _corpus_or_why(snapshot: Snapshot, moved: Moved | None) -> tuple[Corpus | No
 
 
 def _overlap(old: Corpus, new: Corpus) -> float:
-    """The share of a new training part that occurs in an old one, document ends aside."""
+    """Return the share of a new training part that occurs in an old one, apart from document ends."""
     ends = old.vocabulary.end, new.vocabulary.end
     if max(len(old.train), len(new.train)) > MOST_COMPARED // 8:  # sampling is precise enough for a share
         return overlap_of_samples(old.train, new.train, ends).share
@@ -198,18 +198,18 @@ def _overlap(old: Corpus, new: Corpus) -> float:
 
 
 def main_chars(corpus: Corpus, text: TextConfig) -> int:
-    """Characters of a text without its separate held-out file."""
+    """Return the number of characters of a text without its separate held-out file."""
     if text.val_file is None:
         return corpus.chars
     inherited = corpus.inherited_split
-    if inherited is not None and inherited.begins:  # then part of what is held out is in the text itself
+    if inherited is not None and inherited.begins:  # then part of the held-out text is in the text itself
         start, end = inherited.spans["held_out"][-1]
         return corpus.chars - (end - start)
     return corpus.chars - corpus.held_out_chars
 
 
 def _spans(facts: CorpusFacts, text: TextConfig) -> Spans | None:
-    """Where the parts of a text are; None where they consist of documents."""
+    """Return where the parts of a text are; None if they consist of documents."""
     if not facts.chars or text.documents != "none":
         return None
     if facts.inherited_split is None:
@@ -219,7 +219,7 @@ def _spans(facts: CorpusFacts, text: TextConfig) -> Spans | None:
 
 
 def inherit_text(parent: Parent, settings: dict[str, Any], given: set[str]) -> None:
-    """Read and split the new text as the old one. UsageError for a given setting that contradicts that."""
+    """Read and split the new text like the old one, by `settings`. Raises UsageError for a `given` one that differs."""
     was = parent.text
     for setting in settings_of(TextConfig):
         name, before, value = setting.name, getattr(was, setting.name), settings[setting.name]
@@ -251,7 +251,7 @@ def _contradiction(parent: Parent, option: str, name: str, value: Any, before: A
 def inherit_file_choice(
     parent: Parent, paths: Sequence[str], settings: dict[str, Any], given: set[str], messages: Messages
 ) -> None:
-    """Choose files and fields as the old run did, where the new files are of the same kind."""
+    """Choose files and fields as the old run did, if the new files are of the same kind."""
     was, name = parent.text, one_line(parent.name)
     folders = any(map(may_hold_files, paths))
     for setting, effect in (("include", "reading only"), ("exclude", "leaving out")):
@@ -273,7 +273,7 @@ def inherit_file_choice(
 
 
 def inherit_model(parent: Parent, wanted: ModelConfig, given: set[str]) -> ModelConfig:
-    """The parent's shape; what may change is as `given`, or else left to the plan. Raises UsageError."""
+    """Return the parent's model settings; those that may change are as `given`, or left to the plan. Raises UsageError."""
     before = parent.snapshot.model_config
     for setting in settings_of(ModelConfig):
         name, was, value = setting.name, getattr(before, setting.name), getattr(wanted, setting.name)
@@ -294,7 +294,7 @@ def inherit_model(parent: Parent, wanted: ModelConfig, given: set[str]) -> Model
 
 
 def inherit_training(parent: Parent, wanted: TrainingConfig, given: set[str]) -> TrainingConfig:
-    """The parent's optimizer at lower learning rates, except for what was given. Raises UsageError."""
+    """Return the training settings: the parent's optimizer at lower learning rates, unless given. Raises UsageError."""
     before = parent.snapshot.training_config
     optimizer = wanted.optimizer if "optimizer" in given else before.optimizer
     names = [] if parent.snapshot.model_config.plain else ["ngram_embedding_lr"]
@@ -312,10 +312,10 @@ def inherit_training(parent: Parent, wanted: TrainingConfig, given: set[str]) ->
 def choose_finetuning(
     parent: Parent, corpus: Corpus, budget: Budget, model: ModelConfig, training: TrainingConfig
 ) -> Choice:
-    """The plan of a fine-tuning run, for the parent's size.
+    """Plan a fine-tuning run, for the parent's size.
 
-    Raises ValueError for settings that contradict each other, UsageError where the text is too short for a block
-    size that cannot be reduced.
+    Raises ValueError for settings that contradict each other, UsageError if the text is too short for a block size
+    that cannot be reduced.
     """
     snapshot = parent.snapshot
     if model.prior and budget.seconds is not None:
@@ -346,7 +346,7 @@ def choose_finetuning(
 
 
 def load_parent_weights(session: TransformerSession, parent: Parent) -> None:
-    """Give a new session the parent's weights, and the parent's held-out text to measure forgetting on."""
+    """Load the parent's weights into a new session, with the parent's held-out text to measure forgetting on."""
     snapshot = parent.snapshot
     weights = grow_vocabulary(snapshot.weights, session.corpus.vocabulary.n_symbols)
     session.load_weights(weights)
@@ -357,9 +357,9 @@ def load_parent_weights(session: TransformerSession, parent: Parent) -> None:
 
 
 def reload_parent_text(session: TransformerSession, warn: Callable[[str], None]) -> None:
-    """Find the parent's held-out text again for a resumed session; `warn` is called where it is gone.
+    """Find the parent's held-out text again for a resumed session; `warn` is called if it is missing.
 
-    Raises CheckpointError where the state does not fit the text.
+    Raises CheckpointError if the state does not fit the text.
     """
     parent, loss = session.run.parent, session.state.parent_loss
     assert parent is not None and loss is not None
@@ -387,7 +387,7 @@ def _parent_text(session: TransformerSession, corpus: Corpus) -> ParentText:
 
 
 def _symbols_to_score(plan: Plan, size: Size) -> int:
-    """How many symbols of the parent's held-out text there is time for, by the plan's first decision."""
+    """Return how many symbols of the parent's held-out text there is time to score, by the plan's first decision."""
     first = plan.decisions[0] if plan.decisions else {}
     seconds = first.get("seconds")
     if not isinstance(seconds, int | float):

@@ -1,4 +1,4 @@
-"""The sum of all ranks' gradients, in buckets that travel while the backward pass goes on."""
+"""All-reduce of gradients in data-parallel training, in buckets that are sent during the backward pass."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -10,63 +10,63 @@ from torch import Tensor
 from charlm.training.distributed import Ranks, Work
 
 BUCKET_BYTES = 4 << 20
-"""Of a bucket, about: large enough that its latency does not count, small enough that the first one leaves early."""
+"""Approximate size of a bucket: large enough to hide its latency, small enough that the first one is sent early."""
 
 
 class Bucket(ABC):
-    """Gradients that travel together, of the weights at `places`."""
+    """Gradients that are sent together, of the weights at the indices `places`."""
 
     def __init__(self, places: Sequence[int]) -> None:
         self.places = list(places)
-        self.missing: set[int] = set()  # whose gradient is not there yet
+        self.missing: set[int] = set()  # weights whose gradients are still to come
 
     @abstractmethod
     def take(self, place: int, gradient: Tensor | None) -> None:
-        """Copy the gradient of a weight; None is one of zeros."""
+        """Copy the gradient of a weight; None means zeros."""
 
     @abstractmethod
     def leave(self, ranks: Ranks) -> Work:
-        """Begin to travel."""
+        """Start the collective that sums the bucket."""
 
 
 class SumBucket(Bucket):
-    """Gradients of which every rank gets the sum, one after another in one tensor."""
+    """Gradients concatenated in one tensor, of which every rank gets the sum."""
 
     def __init__(self, places: Sequence[int], weights: Sequence[Tensor]) -> None:
         super().__init__(places)
         sizes = [weight.numel() for weight in weights]
-        # The last number is for the loss of the batch, which the first bucket to leave carries.
+        # The last number is for the loss of the batch, which the first bucket carries.
         self.flat = torch.zeros(sum(sizes) + 1, device=weights[0].device, dtype=weights[0].dtype)
         parts = torch.split(self.flat[:-1], sizes)
         self.views = {place: part.view_as(w) for place, part, w in zip(places, parts, weights, strict=True)}
 
     def take(self, place: int, gradient: Tensor | None) -> None:
-        """Copy the gradient of a weight; None is one of zeros."""
+        """Copy the gradient of a weight; None means zeros."""
         if gradient is None:
             self.views[place].zero_()
         else:
             self.views[place].copy_(gradient)
 
     def leave(self, ranks: Ranks) -> Work:
-        """Begin to travel."""
+        """Start the all-reduce of the bucket."""
         return ranks.begin_sum(self.flat)
 
 
 class GradientBuckets:
     """Sums gradients over the ranks. The last weights, whose gradients come first, are in the first bucket.
 
-    Buckets leave in the same order on all ranks, each as soon as its gradients are there (Li et al. 2020, arXiv
-    2006.15704). One carries the loss too. Each rank's gradient must be weighted by its rows already.
+    Buckets are sent in the same order on all ranks, each as soon as it is complete (Li et al. 2020, arXiv 2006.15704).
+    One carries the loss too. Each rank's gradient must be weighted by its rows already.
     """
 
     def __init__(self, weights: Sequence[Tensor], ranks: Ranks, scattered: Sequence[Bucket] = ()) -> None:
-        """`scattered`: buckets of other weights, of whose sums each rank gets a part."""
+        """`scattered`: further buckets, of whose sums each rank gets a part."""
         self._weights, self._ranks = list(weights), ranks
         elsewhere = {place for bucket in scattered for place in bucket.places}
         self._sums = self._sum_buckets(
             [place for place in range(len(self._weights)) if place not in elsewhere]
         )
-        # The gradient of the first weight of all comes last.
+        # The gradient of the very first weight comes last.
         self._buckets = sorted([*self._sums, *scattered], key=lambda bucket: -min(bucket.places))
         self._of = [[b for b in self._buckets if place in b.places] for place in range(len(self._weights))]
         self._armed, self._next = False, 0
@@ -86,14 +86,14 @@ class GradientBuckets:
         return [SumBucket(group, [self._weights[place] for place in group]) for group in groups]
 
     def begin(self, loss: Tensor) -> None:
-        """The backward pass that follows is the last of the step; `loss`: this rank's share of the batch's loss."""
+        """Prepare for the last backward pass of the step; `loss`: this rank's share of the batch's loss."""
         self._sums[0].flat[-1] = loss
         for bucket in self._buckets:
             bucket.missing = set(bucket.places)
         self._next, self._armed = 0, True
 
     def finish(self) -> Tensor:
-        """Wait until every gradient is the sum over all ranks; the loss of the whole batch. Raises RankError."""
+        """Wait until all gradients are summed over the ranks; return the loss of the whole batch. Raises RankError."""
         for place in {place for bucket in self._buckets for place in bucket.missing}:
             self._ready(place)
         self._armed = False
@@ -101,14 +101,14 @@ class GradientBuckets:
             work.wait()
         self._works.clear()
         for weight in self._weights:
-            weight.grad = None  # of what was scattered no rank has all
+            weight.grad = None  # no rank has all of a scattered gradient
         for bucket in self._sums:
             for place, view in bucket.views.items():
                 self._weights[place].grad = view
         return self._sums[0].flat[-1].clone()
 
     def _ready(self, place: int, _: Tensor | None = None) -> None:
-        """The gradient of a weight is there, or there will be none."""
+        """Take the gradient of a weight, or zeros, and send the buckets that are complete."""
         if not self._armed:
             return
         for bucket in self._of[place]:

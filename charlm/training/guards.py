@@ -1,4 +1,4 @@
-"""Guards that watch a run's losses: divergence and early stopping. Pure state, saved with the checkpoint."""
+"""Divergence detection and early stopping from a run's losses. Pure state, saved with the checkpoint."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,32 +10,32 @@ import numpy as np
 from charlm.evaluation.bootstrap import standard_error
 
 RECENT = 50
-RISE = 1.0  # nats above the lowest mean of RECENT losses: diverged
+RISE = 1.0  # nats above the lowest mean of RECENT losses that count as divergence
 MARGIN = 0.1  # nats around the unigram entropy, where a run may linger before it learns
 MAX_NONFINITE = 3  # losses in a row
 MAX_ROLLBACKS = 3
 COOLDOWN_GAIN = 0.03
-"""Nats that the cooldown recovers: at a high learning rate the held-out loss fluctuates by so much."""
+"""Nats that the cooldown recovers: at a high learning rate the held-out loss fluctuates by this much."""
 
 
 @dataclass
 class Divergence:
-    """Detects that the training loss has risen for good."""
+    """Detects divergence: the training loss has risen for good, or is not finite."""
 
-    unigram_nats: float  # per symbol: the loss of a model that knows only how frequent each symbol is
+    unigram_nats: float  # per symbol: the loss of unigram frequencies
     recent: list[float] = field(default_factory=list)
-    lowest: float | None = None  # of the means of RECENT losses
+    lowest: float | None = None  # mean of RECENT losses so far
     nonfinite_in_row: int = 0
 
     @property
     def suspected(self) -> bool:
-        """Has the loss risen half as far? Then these weights are not worth returning to."""
+        """Whether the loss is not finite or has risen half as far, so that these weights are not worth returning to."""
         if self.nonfinite_in_row:
             return True
         return bool(self.recent) and self.lowest is not None and fmean(self.recent) > self.lowest + RISE / 2
 
     def update(self, loss: float) -> str | None:
-        """Take in the loss of a step; returns the reason to roll back, if there is one."""
+        """Record the loss of a step; return the reason to roll back, if there is one."""
         if not isfinite(loss):
             self.nonfinite_in_row += 1
             if self.nonfinite_in_row < MAX_NONFINITE:
@@ -62,7 +62,7 @@ class EarlyStopping:
     best_step: int | None = None
     best_blocks: list[float] = field(
         default_factory=list
-    )  # nats of each block of text at the best evaluation
+    )  # nats of each block of text, at the best evaluation
     rises: int = 0
 
     def __post_init__(self) -> None:
@@ -70,7 +70,7 @@ class EarlyStopping:
             raise ValueError("best_blocks is empty, and best_step is set")
 
     def update(self, step: int, blocks: Sequence[float], margin: float = 0.0) -> bool:
-        """Take in the mean nats of each block of the held-out text; True if this is the best evaluation so far.
+        """Record the mean nats of each block of the held-out text; return whether this is the best evaluation so far.
 
         A rise counts if the mean paired difference exceeds both its standard error and `margin` (nats).
         """

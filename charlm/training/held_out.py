@@ -1,4 +1,4 @@
-"""Evaluation during training: on held-out text, and on the held-out text of the run that was fine-tuned."""
+"""Evaluation during training: on the held-out text, and on that of the fine-tuned run, to measure forgetting."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -22,12 +22,12 @@ from charlm.training.events import HeldOutLoss, OldTextLoss, Remembered
 from charlm.training.state import ParentLoss
 
 CHUNKS_AT_ONCE = 64
-"""That each rank scores before they all look whether one was told to stop."""
+"""Chunks that each rank scores before all check whether one was told to stop."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """A model's scores on the chunks of an evaluation, and on those that all evaluations have in common."""
+    """A model's scores on the chunks of an evaluation, and on the chunks that all evaluations share."""
 
     own: Estimate
     common: Estimate
@@ -36,7 +36,7 @@ class Scores:
 
     @property
     def is_finite(self) -> bool:
-        """Are all losses finite?"""
+        """Whether all losses are finite."""
         return isfinite(self.own.nats_per_char) and isfinite(self.common.nats_per_char)
 
 
@@ -55,7 +55,7 @@ class HeldOut:
     ) -> None:
         """`rule`: by default the predictor's. `always_whole`: each evaluation scores all of the text.
 
-        `together`: around what ranks predict that have divided the weights.
+        `together`: the context in which ranks that have divided the weights predict.
         """
         self._together = together
         self.corpus, self.predictor, self.rule = corpus, predictor, rule or predictor.rule
@@ -64,14 +64,14 @@ class HeldOut:
         self._baseline_scores: dict[tuple[int, ...], Estimate | None] = {}  # by chunks
 
     def choose_chunks(self, symbols: int | None = None) -> Slice:
-        """Chunks spread over the held-out text that score about so many symbols, or all."""
+        """Choose chunks spread over the held-out text that score about so many symbols, or all."""
         n = len(self.corpus.held_out)
         if symbols is None or self.always_whole:
             symbols = n + self.rule.stride
         return spread(self.rule, n, symbols, self.corpus.held_out_chars)
 
     def score(self, part: Slice, common: Slice, stop: AgreedStop, ranks: Ranks = ALONE) -> Scores | None:
-        """Score the chunks of `part` and of `common`; None where there are none, or when stopped."""
+        """Score the chunks of `part` and of `common`; return None if there are none, or when stopped."""
         chunks = tuple(sorted({*part.chunks, *common.chunks}))
         if not chunks:
             return None
@@ -83,9 +83,9 @@ class HeldOut:
         return Scores(own, compared, len(chunks), found.calibration)
 
     def _score_together(self, part: Slice, stop: AgreedStop, ranks: Ranks) -> Estimate | None:
-        """Score chunks, which the ranks share out: in rounds, after each of which they may stop.
+        """Score chunks, divided over the ranks, in rounds after each of which they may stop.
 
-        Where each chunk continues the one before, rank 0 scores them all.
+        If each chunk continues the one before, rank 0 scores them all.
         """
         ids = self.corpus.held_out
         if not ranks.talks:
@@ -119,7 +119,7 @@ class HeldOut:
         return Estimate(sums.numpy(), symbols.numpy(), part.symbols_per_char, calibration)
 
     def loss(self, step: int, part: Slice, score: Estimate, stopped: Callable[[], bool]) -> HeldOutLoss:
-        """A score on these chunks next to the baseline's; without a baseline when stopped."""
+        """Compare a score with the baseline's on the same chunks; without the baseline when stopped."""
         baseline = self._score_baseline(part, stopped)
         difference = None if baseline is None else score.minus(baseline)
         return HeldOutLoss(
@@ -135,7 +135,7 @@ class HeldOut:
         )
 
     def _score_baseline(self, part: Slice, stopped: Callable[[], bool]) -> Estimate | None:
-        if self.baseline is None or not current().is_first:  # which alone reports it
+        if self.baseline is None or not current().is_first:  # only rank 0 reports it
             return None
         if part.chunks not in self._baseline_scores:  # the same chunks until the final evaluation
             found = score_slice(self.baseline, self.corpus.held_out, part, stopped, self.rule)
@@ -145,19 +145,19 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class ParentText:
-    """The held-out text of the run that was fine-tuned, in the new vocabulary, and the chunks scored each time."""
+    """The held-out text of the fine-tuned run, in the new vocabulary, and the chunks of it that are scored each time."""
 
     run: str
     ids: TextIds
     chars: int
     part: Slice
     rule: ContextRule
-    parent: Predictor | None = None  # what that run predicts with, before the first step
+    parent: Predictor | None = None  # that run's predictor, needed before the first step only
 
     def score(
         self, step: int, predictor: Predictor, first: ParentLoss | None
     ) -> tuple[Remembered, ParentLoss]:
-        """Score it at a step: how much was forgotten. The `first` time the parent's model is scored too."""
+        """Score the text at a step, to measure forgetting. Without a `first` score, the parent's model is scored too."""
         started, final = perf_counter(), first is not None
         now = self._score(predictor)
         seconds = perf_counter() - started

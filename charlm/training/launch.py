@@ -1,4 +1,4 @@
-"""Start, resume and extend runs: from a run's folder to a session and the trainer that trains it."""
+"""Start, resume and extend runs: builds the training session of a run's folder."""
 
 import platform
 from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ SHARDS = {False: "off", True: "on"}
 
 
 def versions() -> dict[str, str]:
-    """The versions that results depend on."""
+    """Return the versions that results depend on."""
     return {
         "charlm": charlm.__version__,
         "torch": str(torch.__version__),
@@ -54,8 +54,8 @@ def start_run(
 ) -> Session:
     """Write the files of a new run, and return its session at step 0.
 
-    `command`, `asked` (the settings that were given) and `teacher` are recorded; a `parent` is fine-tuned. Raises
-    ResourceError where nothing can be written.
+    `command`, `asked` (the requested settings) and `teacher` are recorded; a `parent` is fine-tuned. Raises ResourceError
+    if nothing can be written.
     """
     corpus = loaded.corpus
     val_file = text.val_file and absolute_name(text.val_file)
@@ -107,10 +107,10 @@ def resume_run(
     threads: int | None = None,
     find_corpus: Callable[[Snapshot], Corpus] = corpus_of,
 ) -> Session:
-    """Lock a run and return the session of its newest whole checkpoint, under the plan in force.
+    """Lock a run and return the session of its newest complete checkpoint, under the current plan.
 
-    It uses as many threads as the plan says, unless told: then so many to the end. `warn` is called with what differs from before. Raises
-    CheckpointError where there is no checkpoint, or where the text has changed.
+    It uses as many threads as the plan says, or `threads` to the end if given. `warn` is called with what differs from
+    before. Raises CheckpointError if there is no checkpoint, or if the text has changed.
     """
     ranks = current()
     if ranks.is_first:
@@ -161,7 +161,7 @@ def resume_run(
 
 
 def begin_plan_anew(session: Session, run: RunFolder) -> None:
-    """Forget what was decided on the way by a run that took no step that was saved. Raises ResourceError."""
+    """Drop later decisions from the plan of a run without a saved step. Raises ResourceError."""
     session.plan = session.plan.as_begun()
     if current().is_first:
         write_plan(run, session.plan)
@@ -175,7 +175,7 @@ def extend_by_steps(session: TransformerSession, run: RunFolder, steps: int) -> 
 def extend_by_seconds(
     session: TransformerSession, run: RunFolder, seconds: float, started: float, reserve: float
 ) -> Deadline:
-    """Add as many steps as fit in `seconds` from `started`: a first guess, to be revised from measured steps.
+    """Add as many steps as fit in `seconds` from `started`: an estimate, which is revised from measured steps.
 
     `reserve`: seconds that the caller needs after training. Raises ResourceError.
     """

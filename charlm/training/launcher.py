@@ -1,4 +1,4 @@
-"""Starting ranks on this machine from inside, by the launcher that torchrun uses."""
+"""Start ranks on this machine (`--ranks`, `--gpus`) by the elastic launcher that torchrun uses."""
 
 import logging
 import sys
@@ -7,21 +7,21 @@ import uuid
 from charlm.errors import RankError
 
 SAVING_SECONDS = 300
-"""That ranks have for saving when a signal ends them, before they are killed."""
+"""Time that ranks have to save when a signal ends them, before they are killed."""
 MONITOR_SECONDS = 0.2
 
 
 def start_ranks(n: int) -> int:
-    """Run the present command in `n` processes, by torch's elastic launcher; the exit code.
+    """Run the current command in `n` processes, by torch's elastic launcher; return the exit code.
 
-    A signal goes to all of them, which save first.
+    A signal is passed to all of them, which save first.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch  # here: slow to import
 
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed")]:
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # the ranks say what is wrong
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the ranks report errors
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

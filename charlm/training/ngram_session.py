@@ -32,7 +32,7 @@ class NgramSession(Session):
         run: RunFacts,
         ngram: KneserNey | None = None,
     ) -> None:
-        """Without `ngram` the training part is counted; an order that is not given is the one that predicts its end best."""
+        """Without `ngram`, count the training part; the default order is the one that predicts its end best."""
         super().__init__(corpus, model, training, plan, run)
         self.state.step = plan.total_steps
         started, vocabulary = perf_counter(), corpus.vocabulary
@@ -53,7 +53,7 @@ class NgramSession(Session):
 
     @classmethod
     def resumed(cls, snapshot: Snapshot, corpus: Corpus, plan: Plan) -> "NgramSession":
-        """The session of a checkpoint; nothing is counted again. Raises CheckpointError."""
+        """Return the session of a checkpoint; nothing is counted again. Raises CheckpointError."""
         ngram = snapshot.kneser_ney()
         assert ngram is not None, "a checkpoint of an n-gram model is not read without it"
         if ngram.order != snapshot.model_config.prior_order:
@@ -84,6 +84,6 @@ class NgramSession(Session):
         ]
 
     def held_out(self, baseline: KneserNey | None = None) -> HeldOut:
-        """The evaluation on all of the held-out text; n-grams have no n-gram baseline."""
+        """Return the evaluation on all of the held-out text, without a baseline, which would be n-grams too."""
         rule = self.predictor.in_blocks(self.predictor.rule)
         return HeldOut(self.corpus, self.predictor, None, rule, always_whole=True)

@@ -1,6 +1,6 @@
 """The optimizer: Muon for the blocks' matrices, AdamW for the rest, Adagrad for n-gram embeddings.
 
-Axes: N matrices, R rows, C columns; of n-gram embeddings M positions, O n-gram lengths, U different rows read.
+Axes: N matrices, R rows, C columns; for n-gram embeddings M positions, O n-gram lengths, U different rows read.
 """
 
 from collections import Counter
@@ -38,11 +38,11 @@ ITERATIONS = 5
 BETAS, EPSILON = (0.9, 0.95), 1e-8
 MOMENTUM = 0.95
 NORM_EPSILON, ROW_EPSILON = 1e-7, 1e-12
-CLIP_EPSILON = 1e-6  # torch's
+CLIP_EPSILON = 1e-6  # as in torch
 
 
 Rate = float | Tensor
-"""A learning rate: a number, or on a GPU a tensor without dimensions, so that a new one is no reason to compile again."""
+"""A learning rate: a number, or on a GPU a tensor without dimensions, so that a change does not recompile the step."""
 ReadRows = tuple[Tensor, Tensor]
 """Rows (M, O) of n-gram embeddings that a step has read, and the gradients (M, C) of their sums."""
 
@@ -56,16 +56,16 @@ class LearningRates(NamedTuple):
 
 
 class Optimizer:
-    """Updates the weights of a model, and holds the optimizer's state of each.
+    """Updates the weights of a model, and holds the state for each.
 
     With `muon`, the blocks' matrices are trained by Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon)
     and the rest by AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101); with `adamw`, AdamW trains both. N-gram
     embeddings are trained by Adagrad in either case.
 
-    Weight decay applies to the blocks' matrices only: not to gains, positions and the embedding, whose rows are
-    also those of the output head.
+    Weight decay applies to the blocks' matrices only: not to gains, positions and the embedding, which is also the
+    output head.
 
-    It calls the function behind torch's AdamW: constructing the class would import torch's compiler, which
+    It calls the function behind torch's AdamW, since constructing the class would import torch's compiler, which
     takes seconds.
     """
 
@@ -80,7 +80,7 @@ class Optimizer:
         ranks: Ranks = ALONE,
         positions: int = 0,
     ) -> None:
-        """`positions`: that one of several ranks reads in a step, at most."""
+        """`positions`: the most that one of several ranks reads in a step."""
         self.ranks, self.positions = ranks, positions
         parameters = self._parameters(model)
         self.weights = {name: weight for name, weight in parameters.items() if weight.requires_grad}
@@ -98,7 +98,7 @@ class Optimizer:
         if ranks.talks and self.muon_names and not ranks.shards:
             self.sharded = ShardedMuon(self.weights, self.muon_names, self.muon_parts, ranks)
             kept = {name: weight for name, weight in parameters.items() if name not in self.muon_names}
-        self.state = initial_optimizer_state(kept, kind)  # without what is shared out
+        self.state = initial_optimizer_state(kept, kind)  # without the momenta that the ranks share out
         self.adamw_groups: tuple[tuple[list[str], float], ...] = (
             ([] if kind == "muon" else matrices, weight_decay),
             (others, 0.0),
@@ -112,11 +112,11 @@ class Optimizer:
         )
 
     def _parameters(self, model: LanguageModel) -> dict[str, nn.Parameter | Tensor]:
-        """The weights of the model, trained or not, by name."""
+        """Return the weights of the model, trained or not, by name."""
         return dict(model.named_parameters())
 
     def clear_gradients(self) -> None:
-        """Forget the gradients of the last step, and of one that was broken off."""
+        """Drop the gradients of the last step, and those of an aborted one."""
         for weight in self.weights.values():
             weight.grad = None
         if self.ngrams is not None:
@@ -125,7 +125,7 @@ class Optimizer:
     def update(self, rates: LearningRates, loss: Tensor, grad_clip: float = inf) -> Tensor:
         """Clip the gradients to a norm of `grad_clip` and update the weights. Returns the norm before clipping.
 
-        Nothing changes where `loss` or the norm is not finite, which is decided on the device.
+        Nothing changes if `loss` or the norm is not finite, which is decided on the device.
         """
         with torch.no_grad():
             if self.native is not None:
@@ -143,10 +143,10 @@ class Optimizer:
     def clip_and_update(
         self, rates: LearningRates, loss: Tensor, grad_clip: float, read: ReadRows | None
     ) -> tuple[Tensor, Tensor]:
-        """Clip the gradients, and update all that AdamW does not. Returns the norm, and whether it and the loss are finite.
+        """Clip the gradients, and update the weights but AdamW's. Returns the norm, and whether it and the loss are finite.
 
-        On a GPU nothing here waits for the host, and it compiles as one graph. (AdamW is one fused kernel of torch,
-        which torch does not compile.)
+        On a GPU nothing here synchronises with the host, and it compiles as one graph. (AdamW is one fused kernel of
+        torch, which torch does not compile.)
         """
         norm = torch.nn.utils.clip_grad_norm_(self.weights.values(), grad_clip)
         finite = torch.isfinite(loss) & torch.isfinite(norm)
@@ -164,7 +164,7 @@ class Optimizer:
         grad_clip: float,
         read: ReadRows | None,
     ) -> tuple[Tensor, Tensor]:
-        """The same, of matrices that the ranks share out."""
+        """Do what `clip_and_update` does, with Muon's matrices shared out over the ranks."""
         gradients = [weight.grad for weight in self.weights.values() if weight.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         norm = (norm.double().square() + sharded.sum_of_squares()).sqrt().float()
@@ -177,36 +177,36 @@ class Optimizer:
         return norm, finite
 
     def _update_sharded(self, sharded: ShardedMuon, rate: Rate, scale: Tensor) -> None:
-        """Muon by `scale` times the gradients of the matrices that the ranks share out."""
+        """Update the matrices that the ranks share out by Muon, from `scale` times their gradients."""
         sharded.update(
             lambda stack: orthogonalize(stack, self.muon_dtype), rate, self.weight_decay, MOMENTUM, scale
         )
 
     def gradient_buckets(self) -> GradientBuckets:
-        """The buckets in which the ranks sum the gradients of all weights."""
+        """Return the buckets in which the ranks sum the gradients of all weights."""
         scattered = [] if self.sharded is None else self.sharded.buckets
         return GradientBuckets(list(self.weights.values()), self.ranks, scattered)
 
     def _pending(self, ngrams: NgramEmbeddings) -> ReadRows:
-        """The rows (M, O) that all ranks have read, and the gradients (M, C) of their sums."""
+        """Return the rows (M, O) of n-gram embeddings that all ranks read, and the gradients (M, C) of their sums."""
         index, gradients = ngrams.take_pending()
         if not self.ranks.talks:
             return index, gradients
-        missing = (0, 0, 0, self.positions - len(index))  # ranks that have a window less than others
+        missing = (0, 0, 0, self.positions - len(index))  # for ranks with a window less than others
         index, gradients = pad(index, missing, value=ngrams.nothing), pad(gradients, missing)
         return self.ranks.gather_rows(index), self.ranks.gather_rows(gradients)
 
     @property
     def whole_state(self) -> dict[str, Tensor]:
-        """The state of all weights, for a checkpoint; what the ranks share out as it was gathered last."""
+        """The state of all weights, for a checkpoint; its shared-out part is as last gathered."""
         return {**self.state, **self.gathered}
 
     def rows(self) -> dict[str, Tensor]:
-        """This rank's rows of the state, where the ranks divide it."""
+        """Return this rank's rows of the state, if the ranks divide it."""
         raise NotImplementedError
 
     def gather(self) -> None:
-        """Gather the state that the ranks share out."""
+        """Gather the state that the ranks share out, for `whole_state`."""
         if self.sharded is not None:
             shapes = {f"momentum.{name}": self.weights[name] for name in self.muon_names}
             self.gathered = {name: torch.empty_like(weight) for name, weight in shapes.items()}
@@ -221,7 +221,7 @@ class Optimizer:
             tensor.copy_(state[name])
 
     def _choose_native(self) -> NativeOptimizer | None:
-        """The compiled update, where it can serve; else torch's functions."""
+        """Return the compiled optimizer if it supports all weights; None: torch's functions are used."""
         weights = {
             name: w for name, w in self.weights.items() if self.sharded is None or name not in self.muon_names
         }
@@ -242,8 +242,8 @@ class Optimizer:
         return NativeOptimizer(found, list(weights.values()), moments, pieces)
 
     def _stack_pieces(self, found: Library, place: Mapping[str, int]) -> list[MuonPiece]:
-        """Stack the matrices that are fused in weights by shape, or by that of the transpose: those of a stack are
-        orthogonalised in one batch.
+        """Stack the matrices that are fused in weights by shape (or the transpose's), to orthogonalise each stack in one
+        batch.
         """
         cuts = [
             (name, first_row, R, self.weights[name].shape[1])
@@ -288,7 +288,7 @@ class Optimizer:
             if self.sharded is not None:
                 self._update_sharded(self.sharded, muon_rate, torch.tensor(scale))
             for weight in self.weights.values():
-                increment_version(weight)  # for who would know whether they have changed
+                increment_version(weight)  # tells others that they have changed
         if self.ngrams is not None:
             index, gradients = self._pending(self.ngrams)
             if finite:
@@ -320,7 +320,7 @@ class Optimizer:
         )
 
     def _update_muon(self, rate: Rate, finite: Tensor) -> None:
-        """Orthogonalised Nesterov momentum, scaled by sqrt(R / C) for tall matrices."""
+        """Update by orthogonalised Nesterov momentum, scaled by sqrt(R / C) for tall matrices."""
         momenta = []
         for name in self.muon_names:
             gradient = _gradient(self.weights[name]).nan_to_num(0.0, 0.0, 0.0)
@@ -334,17 +334,17 @@ class Optimizer:
             weight.sub_(direction * (rate * sqrt(max(1.0, part_rows[0] / weight.shape[1])) * finite))
 
     def _directions(self, updates: Sequence[Tensor]) -> list[Tensor]:
-        """The orthogonalised updates of Muon's weights."""
+        """Orthogonalise the updates of Muon's weights."""
         return orthogonalize_parts(updates, self.muon_parts, self.muon_dtype)
 
     def _update_ngram_embeddings(
         self, ngrams: NgramEmbeddings, read: ReadRows, rate: Rate, finite: Tensor
     ) -> None:
-        """Adagrad with one accumulator per row (Duchi et al. 2011), for the rows that the step has read.
+        """Update the rows that the step has read by Adagrad, with one accumulator per row (Duchi et al. 2011).
 
-        The first gradients of a plain Adagrad move a row farthest, so it would memorise what follows a rare
-        n-gram. A large initial accumulator damps rare rows and hardly changes frequent ones, as smoothing does.
-        On a GPU all rows count as read: how many differ is a number that the host would wait for.
+        The first gradients of plain Adagrad move a row farthest, so it would memorise what follows a rare n-gram.
+        A large initial accumulator damps rare rows and hardly changes frequent ones, as smoothing does. On a GPU
+        all rows count as read, since the host would have to wait for the number of different ones.
         """
         index, gradients = read  # (M, O), (M, C)
         accumulator = self.state[f"row_square.{TABLE}"]
@@ -376,7 +376,7 @@ class NewtonSchulz:
         self._gram, self._polynomial = stack.new_empty(2, N, R, R)
 
     def run(self) -> Tensor:
-        """X = (a I + b X X' + c (X X')^2) X, for each matrix X; overwrites the stack."""
+        """Repeat X = (a I + b X X' + c (X X')^2) X for each matrix X; overwrites the stack."""
         a, b, c = NEWTON_SCHULZ
         gram, polynomial, x, y = self._gram, self._polynomial, self.stack, self.result
         for _ in range(ITERATIONS):
@@ -389,10 +389,10 @@ class NewtonSchulz:
 
 
 def orthogonalize(matrices: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """About U V' for each matrix U S V' of (N, R, C): Newton-Schulz iteration brings singular values near 1.
+    """Return about U V' for each matrix U S V' of (N, R, C): Newton-Schulz iteration brings singular values near 1.
 
     The coefficients are those of Jordan et al. 2024 (Muon); singular values end between 0.7 and 1.2. Computed in
-    `dtype` where given: bf16 is precise enough, since the directions need not be exact.
+    `dtype` if given: bf16 is precise enough, since the directions need not be exact.
     """
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices

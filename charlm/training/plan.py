@@ -18,15 +18,15 @@ EXTENDED = "more training"
 FAR_FEWER = 2  # times fewer steps than first planned are worth a warning
 PLAN_FILE = "plan.json"
 REGULARISATION = ("dropout", "ngram_embedding_dropout", "prior_dropout")
-"""Settings of a model that the plan may change on the way."""
+"""Model settings that the plan may change during a run."""
 SIZE_SETTINGS = ("n_layer", "n_embd", "block_size", "batch_size")
-"""What a size is chosen by. Where the steps are far faster or slower than expected, the plan may choose another."""
+"""The settings that make up a size. If steps are far faster or slower than expected, the plan may choose another size."""
 OPEN_SETTINGS = (
     *REGULARISATION,
     *SIZE_SETTINGS,
     *("n_head", "ngram_embedding_rows", "learning_rate", "ngram_embedding_accumulator"),  # follow from a size
 )
-"""Settings of which the plan remembers whether the user gave them, besides the threads."""
+"""Settings of which the plan records whether the user left them open, besides the threads."""
 THREADS = "threads"
 
 
@@ -37,9 +37,9 @@ class MemberPlan:
     model: ModelConfig
     training: TrainingConfig
     end: int
-    share: float = 1.0  # of the time that is left, in proportion to those of the later members
-    left_open: tuple[str, ...] = ()  # the settings of OPEN_SETTINGS, and THREADS, that were not given
-    step_seconds: float | None = None  # expected of a step when the size was chosen; None: nothing was timed
+    share: float = 1.0  # of the remaining time, relative to the shares of later members
+    left_open: tuple[str, ...] = ()  # of OPEN_SETTINGS and THREADS, those that the user did not give
+    step_seconds: float | None = None  # expected when the size was chosen; None: nothing was timed
 
     def __post_init__(self) -> None:
         if self.step_seconds is not None and self.step_seconds <= 0:
@@ -47,18 +47,18 @@ class MemberPlan:
 
     @property
     def is_whole(self) -> bool:
-        """Is everything chosen that its training needs?"""
+        """Whether all settings that its training needs are chosen."""
         model, training = self.model, self.training
         needed = (training.batch_size, training.learning_rate, training.optimizer)
         return model.complete and model.causal and not model.is_ngram and None not in needed
 
     @property
     def is_size_open(self) -> bool:
-        """May the plan choose another size?"""
+        """Whether the plan may choose another size."""
         return set(SIZE_SETTINGS) <= set(self.left_open)
 
     def is_like(self, model: ModelConfig, training: TrainingConfig) -> bool:
-        """Is it the same but for regularisation, the number of threads and the parts of a batch?"""
+        """Whether it equals these, apart from regularisation, number of threads and gradient accumulation."""
         same = {name: getattr(model, name) for name in REGULARISATION}
         return (
             self.is_whole
@@ -68,7 +68,7 @@ class MemberPlan:
         )
 
     def reopened(self, names: Collection[str] = OPEN_SETTINGS) -> tuple[ModelConfig, TrainingConfig]:
-        """Its configurations, those of `names` not chosen that the user had left open."""
+        """Return its configurations, with those of `names` reset that the user left open."""
         both = ModelConfig, TrainingConfig
         open_again = [
             {name: None for name in names if name in self.left_open and name in config.__dataclass_fields__}
@@ -87,7 +87,7 @@ class MemberPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What a run of more time is expected to end at."""
+    """The loss at which a longer run is expected to end."""
 
     seconds: float
     ratio: float  # of its loss to that of this run
@@ -97,19 +97,19 @@ class Forecast:
             raise ValueError("the seconds and the ratio of a forecast must be above 0, and not endless")
 
     def bits_lower(self, bits_per_char: float) -> float:
-        """How much lower it ends than a run which ended at so many bits per character."""
+        """Return how many bits per character lower it ends than this run, which ended at `bits_per_char`."""
         return max(0.0, (1 - self.ratio) * bits_per_char)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The members and the schedule in force, how to evaluate, and the record of the decisions that led there."""
+    """The members, the learning-rate schedule and the evaluations of a run, and the decisions that led to them."""
 
     schedule: Schedule  # of all members, one after another
     eval_every: int  # steps
     eval_chars: int  # held-out symbols in each evaluation, approximately
     members: tuple[MemberPlan, ...] = ()  # the transformers; none where an n-gram model is counted
-    decisions: tuple[dict[str, Any], ...] = ()  # each with its reasons and outcome; the last is in force
+    decisions: tuple[dict[str, Any], ...] = ()  # each with its reasons and outcome; the last one applies
 
     @property
     def total_steps(self) -> int:
@@ -117,12 +117,12 @@ class Plan:
         return self.schedule.end
 
     def as_begun(self) -> "Plan":
-        """The plan before the first step, without what was decided on the way."""
+        """Return the plan as it was before the first step, without later decisions."""
         first, *later = self.decisions
         return Plan.from_json({"decisions": [first, *(d for d in later if d.get("at_step") == 0)]})
 
     def closed(self) -> "Plan":
-        """The same plan, which may change nothing but regularisation and the number of steps."""
+        """Return the same plan, in which only regularisation and the number of steps may still change."""
         members = [
             replace(m, left_open=tuple(name for name in m.left_open if name in REGULARISATION))
             for m in self.members
@@ -131,7 +131,7 @@ class Plan:
 
     @property
     def is_staged(self) -> bool:
-        """Does it change settings on the way, which no option can say?"""
+        """Whether settings change during the run, which options cannot express."""
         configs = {
             str([(m["model"], m["training"]) for m in d["members"]])
             for d in self.decisions
@@ -142,63 +142,63 @@ class Plan:
 
     @cached_property
     def decided_at(self) -> frozenset[int]:
-        """The steps before which something was decided, or a trial ends."""
+        """The steps before which a decision takes effect, or a trial ends."""
         steps = (d.get(name) for d in self.decisions for name in ("at_step", "until_step"))
         return frozenset(step for step in steps if type(step) is int)
 
     @property
     def most_threads(self) -> int | None:
-        """The most threads that any step of it was computed with; None where it does not say."""
+        """The largest number of threads among its decisions; None if none is recorded."""
         found = [d.get(THREADS) for d in self.decisions]
         return max((n for n in found if type(n) is int), default=None)
 
     def share_of(self, number: int) -> float:
-        """The share that a member has of the time from its beginning on."""
+        """Return a member's share of the time that is left when its training begins."""
         return self.members[number].share / sum(member.share for member in self.members[number:])
 
     def with_end_moved(self, number: int, step: int, end: int) -> "Plan":
-        """Unchanged up to `step`, in the training of member `number`, which now ends at `end`; later ones move along."""
+        """Return the plan with member `number`'s end moved to `end`, unchanged up to `step`; later members move along."""
         return self._with_ends(number, step, self._ends(number, end))
 
     def with_restart(self, number: int, step: int, end: int) -> "Plan":
-        """Unchanged up to `step`, in the training of member `number`; then a new warmup, and a cooldown to `end`."""
+        """Return the plan with a restart at `step`, in member `number`: a new warmup, and a cooldown to `end`."""
         return self._with_ends(number, step, self._ends(number, end), restart=True)
 
     def begun_again(self, number: int, step: int, member: MemberPlan) -> "Plan":
-        """Unchanged up to `step`, in the training of member `number`; there the training of `member` begins in its place."""
+        """Return the plan in which `member` replaces member `number` at `step`, where its training begins."""
         assert step < member.end
         ends, own = self._ends(number, member.end), self.schedule.before(self.members[number].end)
         plan = replace(self, members=(*self.members[:number], member, *self.members[number + 1 :]))
         return plan._followed_by(own.with_restart(step, member.end, 0.0), number, ends)
 
     def with_threads(self, number: int, threads: int) -> "Plan":
-        """The same from member `number` on trained with so many threads."""
+        """Return the plan with the members from `number` on trained with so many threads."""
         changed = (replace(m, training=replace(m.training, threads=threads)) for m in self.members[number:])
         return replace(self, members=(*self.members[:number], *changed))
 
     def with_parts(self, number: int, parts: int) -> "Plan":
-        """The same with the batches of member `number` computed in so many parts."""
+        """Return the plan with batches of member `number` computed in so many parts (gradient accumulation)."""
         member = self.members[number]
         member = replace(member, training=replace(member.training, grad_accum=parts))
         return replace(self, members=(*self.members[:number], member, *self.members[number + 1 :]))
 
     def ended(self, number: int, step: int) -> "Plan":
-        """The training of member `number`, which is not the last, ends at `step`; later ones move along."""
+        """Return the plan with member `number`, which is not the last, ended at `step`; later members move along."""
         return self._followed_by(self.schedule.before(step), number, self._ends(number, step))
 
     def _ends(self, number: int, end: int) -> list[int]:
-        """The ends of member `number`, which is `end`, and of those after it, which move along."""
+        """Return the ends of member `number`, which is `end`, and of later members, which move along."""
         was = self.members[number].end
         return [end + member.end - was for member in self.members[number:]]
 
     def _with_ends(self, number: int, step: int, ends: Sequence[int], *, restart: bool = False) -> "Plan":
-        """The plan with new ends of member `number` and those after it."""
+        """Return the plan with new ends of member `number` and of those after it."""
         own = self.schedule.before(self.members[number].end)
         schedule = (own.with_restart if restart else own.with_end_moved)(step, ends[0])
         return self._followed_by(schedule, number, ends)
 
     def _followed_by(self, schedule: Schedule, number: int, ends: Sequence[int]) -> "Plan":
-        """A schedule up to the end of member `number`, and anew for each member after it."""
+        """Return the plan with `schedule` up to the end of member `number`, and a restart for each later member."""
         for start, end in pairwise(ends):
             schedule = schedule.with_restart(start, end)
         moved = [replace(m, end=end) for m, end in zip(self.members[number:], ends, strict=True)]
@@ -206,7 +206,7 @@ class Plan:
 
     @property
     def begun_again_at(self) -> tuple[int, ...]:
-        """The steps at which the training of a member began again with another size."""
+        """The steps at which the training of a member restarted with another size."""
         steps = {d.get("at_step") for d in self.decisions if d.get("decided") == RESIZED}
         return tuple(sorted(step for step in steps if type(step) is int))
 
@@ -218,30 +218,30 @@ class Plan:
 
     @property
     def forecast(self) -> Forecast | None:
-        """What a run of more time was expected to end at, where this one has a time budget. Raises CheckpointError."""
+        """The forecast of a longer run, if this one has a time budget and was not extended. Raises CheckpointError."""
         data = self.decisions[0].get("forecast") if self.decisions else None
         return None if data is None or self.extended_at is not None else read_as(Forecast, data, PLAN_FILE)
 
     @property
     def first_total_steps(self) -> int:
-        """The end that was planned when the run began, its size was chosen again or it was extended: a guess."""
+        """The end that was first planned when the run began, was restarted with another size or was extended."""
         return Schedule.parse(str(self._expected_by.get("schedule"))).end
 
     @property
     def fell_short(self) -> bool:
-        """Is the end far earlier than first planned, because the machine is slower than measured?"""
+        """Whether the end is far earlier than first planned, because the machine is slower than measured."""
         at_step = self._expected_by.get("at_step", 0)
         begun = at_step if isinstance(at_step, int) else 0
         return (self.total_steps - begun) * FAR_FEWER < self.first_total_steps - begun
 
     @property
     def _expected_by(self) -> dict[str, Any]:
-        """The decision that the end is compared with."""
+        """The decision whose end the current one is compared with."""
         found = [d for d in self.decisions if d.get("decided") in (EXTENDED, RESIZED)]
         return found[-1] if found else self.decisions[0]
 
     def record(self, **facts: Any) -> "Plan":
-        """The same plan with a decision appended: its facts, and the plan as the outcome."""
+        """Return the plan with a decision appended: its facts, and the plan as the outcome."""
         facts |= {
             "schedule": str(self.schedule),
             "eval_every": self.eval_every,
@@ -251,9 +251,9 @@ class Plan:
         return replace(self, decisions=(*self.decisions, facts))
 
     def member_at(self, number: int, step: int) -> MemberPlan:
-        """What is in force for a member when `step` is taken: a run that goes back follows it again.
+        """Return a member's plan as it applies to `step`, so that a run that goes back repeats the same decisions.
 
-        Raises CheckpointError where the plan is damaged.
+        Raises CheckpointError if the plan is damaged.
         """
         for decision in reversed(self.decisions):
             members, at_step = decision.get("members"), decision.get("at_step", 0)
@@ -263,7 +263,7 @@ class Plan:
         return self.members[number]
 
     def _tried(self, member: MemberPlan, step: int) -> MemberPlan:
-        """The member with the threads of a trial, where one is on at a step."""
+        """Return the member with the threads of a trial, if one is on at a step."""
         for decision in reversed(self.decisions):
             decided, at_step, until = (decision.get(name) for name in ("decided", "at_step", "until_step"))
             if decided not in (ON_TRIAL, TRIED) or type(at_step) is not int or at_step > step:
@@ -278,12 +278,12 @@ class Plan:
         return member
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object; `from_json` rebuilds the same plan."""
+        """Return a JSON object, from which `from_json` rebuilds the same plan."""
         return {"decisions": list(self.decisions)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Plan":
-        """Rebuild from `to_json`: the last decision is in force. Raises ValueError."""
+        """Rebuild a plan from `to_json`: the last decision applies. Raises ValueError."""
         decisions = data.get("decisions")
         if not isinstance(decisions, list) or not all(isinstance(each, dict) for each in decisions or [None]):
             raise ValueError("decisions must be a list of objects, at least one")
@@ -313,7 +313,7 @@ def write_plan(run: RunFolder, plan: Plan) -> None:
 
 
 def read_plan(run: RunFolder) -> Plan:
-    """The run's plan. Raises CheckpointError where it is missing or damaged."""
+    """Read the run's plan. Raises CheckpointError if it is missing or damaged."""
     try:
         return Plan.from_json(read_json(run.path / PLAN_FILE))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The plan of another run for this text or this machine (`--plan-from`): the same members, sizes, steps and schedule."""
+"""Reuse the plan of another run (`--plan-from`): its members, sizes, steps and schedule, for this text and machine."""
 
 from dataclasses import replace
 
@@ -9,14 +9,14 @@ from charlm.training.planner import Choice
 from charlm.training.sizes import Budget
 
 OF_THE_MACHINE = ("seed", "patience", "save_every", "device", "threads", "precision", "prior_memory")
-"""Settings of training that may be given beside another run's plan."""
+"""Training settings that may be given together with another run's plan."""
 
 
 def take_plan(plan: Plan, source: str, training: TrainingConfig, budget: Budget, n_train: int) -> Choice:
-    """The members, sizes, steps and schedule of the plan of `source`, for another text or on another machine.
+    """Adapt the plan of `source` to this text and machine, keeping its members, sizes, steps and schedule.
 
-    What was decided on the way is decided at the same steps again: so too where all threads were used and where half of
-    them, all being `training.threads`. Raises ValueError where it does not fit.
+    Decisions are repeated at the same steps. Numbers of threads are scaled, so that where all or half of them were used,
+    all or half of `training.threads` are. Raises ValueError if the plan does not fit.
     """
     if not plan.members:
         raise ValueError(

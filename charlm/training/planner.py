@@ -1,8 +1,8 @@
-"""The planner: from a budget and the text's length to a model size, hyperparameters and a schedule.
+"""The planner: chooses model size, hyperparameters and schedule from a budget and the text's length.
 
-`choose` is a pure function of its arguments, the tables below and those of charlm/training/sizes.py. With a number of
-steps, no measured time enters; with a time budget, steps that were timed (charlm/training/trial.py) are recorded in the
-plan, and the schedule is revised from the speed of the steps themselves (charlm/training/deadline.py).
+`choose` is a pure function of its arguments, the tables below and those of charlm/training/sizes.py. For a number of
+steps, no measured time matters; for a time budget, timed trial steps (charlm/training/trial.py) are recorded in the plan,
+and the schedule is revised from the speed of the steps themselves (charlm/training/deadline.py).
 """
 
 from collections.abc import Callable, Sequence
@@ -42,56 +42,56 @@ from charlm.training.sizes import (
 )
 
 MIXTURE_GAIN = 0.026
-"""How much lower a mixture of a transformer with the prior, one without and the n-gram model ends than the mean of the
-two, all with recent n-grams, as a share of what the n-gram model makes of the text; as measured (benchmarks/NOTES.md)."""
+"""How much lower the loss of a mixture (transformers with and without the prior, n-gram model) ends than the mean of
+the two transformers', all with recent n-grams, as a share of the n-gram model's loss; measured (benchmarks/NOTES.md)."""
 MIXTURE_WORTH = 0.004
-"""How much lower than a single transformer a mixture must be expected to end, as the same share: less is within what another
-seed changes, and single ones were better calibrated more often than not."""
+"""How much lower than a single transformer a mixture must be expected to end, as the same share: less is within the noise
+of seeds, and single ones were better calibrated more often than not."""
 MIXTURE_LEAST_PER_SYMBOL = 500
-"""A text with fewer training symbols for each different one, as Chinese news of two million, says too little of each for a
-transformer without the prior: it soon knows it by heart, and a single one with the prior, trained longer, ends lower."""
+"""A text with fewer training symbols per vocabulary symbol (such as two million of Chinese news) is too short for a
+transformer without the prior, which soon overfits; a single one with the prior, trained longer, ends lower."""
 MIXTURE_SECONDS = 4.0
-"""What several members cost besides training: fitting their weights, and predicting with all of them at the end."""
+"""Time that a mixture costs besides training: fitting its weights, and the final evaluation with all members."""
 PRIOR_SECONDS, LEAST_PRIOR_SHARE, MOST_PRIOR_SHARE = 8.0, 0.12, 0.35
-"""The time of the one with the prior, which soon knows what it can: seconds, but within these shares of the budget."""
+"""Training time of a mixture's member with the prior, which learns fast: seconds, within these shares of the budget."""
 OF_ONE_MEMBER = ("batch_size", "learning_rate", "optimizer", "muon_lr", "schedule")
-"""Settings of training that only fit a single transformer."""
+"""Training settings that only suit a single transformer."""
 RESERVED_MOST_SHARE = 0.5
 
 PRIOR_MIN_CHARS = 5_000
-"""Symbols of training text below which the prior is off: ten folds of fewer say too little."""
+"""Symbols of training text below which the prior is off: too few for its ten folds."""
 PRIOR_ORDERS = ((100_000, 8), (20_000, 5), (0, 4))  # (symbols of training text, order from there on)
-PRIOR_DROPOUT, PRIOR_DROPOUT_EPOCHS = 0.1, 0.5  # the dropout, for runs of at least so many epochs
+PRIOR_DROPOUT, PRIOR_DROPOUT_EPOCHS = 0.1, 0.5  # the dropout, and the epochs from which on it is used
 PRIOR_SHARE = 0.1  # of the time budget, at most, for counting
 PRIOR_CHARS_PER_SECOND = 0.6e6  # fixed, so that the same plan gives the same n-grams
 
 RESERVED_SHARE, RESERVED_MOST, RESERVED_MOST_OF_ONE = 0.02, 12_000, 4_000
 RESERVED_LEAST, RESERVED_LEAST_SHARE = 2_000, 0.05
-"""Symbols at the end of the training text on which no member trains: a share, but of short texts more. The temperature
-of a single transformer needs fewer than a mixture's weights."""
+"""Symbols at the end of the training text that are reserved for calibration: a share, larger for short texts. The
+temperature of a single transformer needs fewer than the weights of a mixture."""
 RECENT_CHARS = 4_096
 RESERVED_MIN_CHARS = 20_000
-"""Symbols of training text below which nothing is reserved: temperatures of fewer would be noise."""
+"""Symbols of training text below which nothing is reserved: a temperature fitted on so few would be noise."""
 
 DROPOUT_BY_EPOCHS = ((20, 0.2, 0.4), (12, 0.15, 0.3), (8, 0.1, 0.3), (3, 0.0, 0.2), (1.5, 0.0, 0.1))
-"""From so many epochs on: dropout, ngram_embedding_dropout."""
+"""(epochs from which on they apply, dropout, ngram_embedding_dropout)."""
 MIN_HEAD = 32
 MUON_LR = 0.01
 TEACHER_WEIGHT = 0.5
 NGRAM_EMBEDDINGS = 4
 NGRAM_EMBEDDING_WEIGHTS = 10_000_000  # at most, so that a checkpoint stays small
-ACCUMULATOR = 6.0  # times the square of the epochs after the first, in which nothing is memorised
-COMPILE_MIN_GFLOP = {"fp32": 40_000, "bf16": 24_000}  # of all steps: from there on compiling pays
+ACCUMULATOR = 6.0  # times the squared number of epochs after the first, in which nothing is memorised
+COMPILE_MIN_GFLOP = {"fp32": 40_000, "bf16": 24_000}  # of all steps: from there on compiling pays off
 GPU_COMPILE_SECONDS = 120  # of all steps, on a GPU: an estimate, as compiling takes half a minute there
 EVAL_CHARS = 10_000
 EPOCHS_PER_EVALUATION = 10
 MAX_EVALUATIONS = 60
-MORE_TIME = 10  # times as long is the run that is forecast
+MORE_TIME = 10  # how many times as long the forecast run is
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What the planner chose: complete configurations, the first plan, and why, for people to read."""
+    """What the planner chose: complete configurations, the first plan, and the reasons in words."""
 
     model: ModelConfig
     training: TrainingConfig
@@ -99,7 +99,7 @@ class Choice:
     why: str
 
     def record(self, budget: Budget, threads: int, forecast: Forecast | None = None) -> "Choice":
-        """The same with everything it depends on recorded in the plan, so that it can be repeated."""
+        """Return the choice with everything that it depends on recorded in the plan, so that it can be repeated."""
         choice = self.with_threads(threads)
         plan = choice.plan.record(
             decided="size",
@@ -115,7 +115,7 @@ class Choice:
         return replace(choice, plan=plan)
 
     def with_threads(self, threads: int) -> "Choice":
-        """The same, each member trained by so many threads; an n-gram model is the same with any number."""
+        """Return the choice with so many threads to train each member; an n-gram model does not depend on them."""
         if self.model.is_ngram:
             return self
         members = tuple(
@@ -139,10 +139,10 @@ def choose(
     n_symbols: int = 1,
     teacher_chars: int | None = None,
 ) -> Choice:
-    """Choose what the configurations leave open, for a training text of `n_train` symbols, `n_symbols` different ones.
+    """Choose all open settings, for a training text of `n_train` symbols and a vocabulary of `n_symbols`.
 
     With a `given` size (fine-tuning), the model is complete except for dropout. `teacher_chars`: for a run with a
-    teacher, the most symbols that there is memory and time to ask it about. Raises ValueError for settings that
+    teacher, the most symbols that memory and time allow to ask it about. Raises ValueError for settings that
     contradict each other.
     """
     assert n_train >= 2
@@ -187,7 +187,7 @@ def choose(
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
-    """What was chosen for one member."""
+    """The choices for one member."""
 
     model: ModelConfig
     training: TrainingConfig
@@ -199,7 +199,7 @@ class _Part:
     step_seconds: float | None  # expected; None where nothing is timed
 
     def planned(self, end: int, share: float) -> MemberPlan:
-        """Its training, to step `end` of the run, with that share of the time."""
+        """Return the plan of its training to step `end` of the run, with that share of the time."""
         return MemberPlan(
             model=self.model,
             training=self.training,
@@ -211,7 +211,7 @@ class _Part:
 
 
 def _schedule_of(training: TrainingConfig, parts: Sequence[_Part], steps: int | None) -> Schedule:
-    """The schedule that was given for so many steps, or the usual one of each member, one after another."""
+    """Return the given schedule, which must have `steps`, or the default schedules of all members, one after another."""
     if training.schedule:
         given = Schedule.parse(training.schedule)
         if steps not in (None, given.end):
@@ -226,7 +226,7 @@ def _schedule_of(training: TrainingConfig, parts: Sequence[_Part], steps: int | 
 def _choose_member(
     budget: Budget, n_train: int, model: ModelConfig, training: TrainingConfig, given: Size | None
 ) -> _Part:
-    """Complete the configurations of one member, which has this budget."""
+    """Complete the configurations of one member for its budget."""
     names = (*OPEN_SETTINGS, THREADS)
     left_open = tuple(
         name for config in (model, training) for name in names if getattr(config, name, 0) is None
@@ -264,7 +264,7 @@ def _choose_member(
 
 
 def _why(budget: Budget, parts: Sequence[_Part], n_train: int) -> str:
-    """What the choice was made for, and what limited it."""
+    """State what the choice was made for, and what limited it."""
     why = f"for {budget.steps} steps"
     if budget.steps is None:
         why = f"for {budget.seconds:g} s"
@@ -281,7 +281,7 @@ def _why(budget: Budget, parts: Sequence[_Part], n_train: int) -> str:
 
 
 def _choose_reserved(training: TrainingConfig, n_train: int) -> TrainingConfig:
-    """Decide how many symbols at the end of the training text no member trains on."""
+    """Choose how many symbols at the end of the training text are reserved for calibration."""
     if training.reserved_chars is not None:
         if training.reserved_chars > RESERVED_MOST_SHARE * n_train:
             raise ValueError(
@@ -297,7 +297,7 @@ def _choose_reserved(training: TrainingConfig, n_train: int) -> TrainingConfig:
 
 
 def _choose_recent(model: ModelConfig, training: TrainingConfig) -> TrainingConfig:
-    """Decide how many recent symbols the predictions use the n-grams of; a plain model stays one."""
+    """Choose the length of the text whose recent n-grams predictions use; a plain model uses none."""
     if training.recent_chars and not training.reserved_chars:
         raise ValueError(
             f"`recent_chars={training.recent_chars}` needs text to learn its strength on: a longer text, or reserved_chars"
@@ -308,7 +308,7 @@ def _choose_recent(model: ModelConfig, training: TrainingConfig) -> TrainingConf
 
 
 def _choose_teaching(training: TrainingConfig, n_train: int, most: int | None) -> TrainingConfig:
-    """Decide what a teacher's word counts, and about how many symbols it is asked: `most`, None without a teacher."""
+    """Choose the teacher's weight in the loss, and how many symbols it is asked about, `most` at most; None: no teacher."""
     if most is None:
         for name in settings_given(training, ("teacher_weight", "teacher_chars")):
             raise ValueError(
@@ -323,9 +323,9 @@ def _choose_teaching(training: TrainingConfig, n_train: int, most: int | None) -
 def _choose_members(
     budget: Budget, n_train: int, n_symbols: int, model: ModelConfig, training: TrainingConfig
 ) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """The kinds of members, the n-gram model last, and each transformer's share of the budget.
+    """Choose the kinds of members, the n-gram model last, and each transformer's share of the budget.
 
-    Several are planned for a time budget only, and only where all about the model is left to the plan.
+    A mixture is planned for a time budget only, and only if all model settings are left to the plan.
     """
     if training.members is not None:
         kinds = tuple(sorted(training.members.split(","), key=NGRAM.__eq__))  # the n-gram model last
@@ -352,13 +352,13 @@ def _choose_members(
 
 
 def _expected_loss(kind: str, budget: Budget, n_train: int) -> float:
-    """The loss that is expected of the best size of a kind, as a share of the n-grams'."""
+    """Return the expected loss of the best size of a kind, as a share of the n-gram model's loss."""
     size = choose_size(kind, budget, n_train)
     return expected_loss(kind, size, budget.chars_of(kind, size), n_train)
 
 
 def expected_end(choice: Choice, n_train: int) -> float:
-    """The loss that a planned run is expected to end at, as a share of what n-grams make of the text."""
+    """Return the loss at which a planned run is expected to end, as a share of the n-gram model's loss."""
     losses, begin = [], 0
     for member in choice.plan.members:
         size = Size.of(member.model, member.training)
@@ -374,7 +374,7 @@ def expected_end(choice: Choice, n_train: int) -> float:
 def forecast_of(
     seconds: float, budget: Budget, choose_for: Callable[[Budget], Choice], n_train: int
 ) -> Forecast:
-    """What a run of MORE_TIME times as many seconds is expected to end at, by what `choose_for` plans for it."""
+    """Forecast the loss of a run with MORE_TIME times as many seconds, as `choose_for` would plan it."""
     assert budget.seconds
     longer = replace(budget, seconds=budget.seconds + (MORE_TIME - 1) * seconds)
     now, then = (expected_end(choose_for(means), n_train) for means in (budget, longer))
@@ -382,12 +382,12 @@ def forecast_of(
 
 
 def single_kind(model: ModelConfig, n_train: int) -> str:
-    """The kind of the transformer of a run that trains a single one."""
+    """Return the kind of the transformer in a run of a single one."""
     return PRIOR if _wants_prior(model, n_train) else NO_PRIOR
 
 
 def _of_kind(model: ModelConfig, kind: str, kinds: Sequence[str]) -> ModelConfig:
-    """The settings of a model as one of that kind."""
+    """Return model settings for a member of that kind."""
     prior = kind == PRIOR
     if (model.prior is not None and model.prior != prior) or (prior and model.plain):
         asked = "`plain`" if model.plain else f"`prior={model.prior}`"
@@ -398,7 +398,7 @@ def _of_kind(model: ModelConfig, kind: str, kinds: Sequence[str]) -> ModelConfig
 
 
 def evaluation_interval(steps: int, seconds: float, steps_per_epoch: float) -> int:
-    """Steps between evaluations: 2 to 60 evaluations, about the square root of the seconds.
+    """Return the steps between evaluations: 2 to 60 evaluations, about the square root of the seconds.
 
     There are more for a text of many epochs, so that the best checkpoint is not missed.
     """
@@ -415,7 +415,7 @@ def limit_prior_chars(training: TrainingConfig, seconds: float | None, n_train: 
 
 
 def _choose_prior(model: ModelConfig, n_train: int) -> ModelConfig:
-    """Choose the n-gram prior's order. With it, n-gram embeddings were measured to do harm: they are off."""
+    """Choose the n-gram prior's order. With the prior, n-gram embeddings are off, since they did harm when measured."""
     if not model.prior:
         return model
     model = replace(
@@ -426,12 +426,12 @@ def _choose_prior(model: ModelConfig, n_train: int) -> ModelConfig:
 
 
 def ngram_order(n_train: int) -> int:
-    """The order of the n-gram model of a text of so many symbols, unless it is given."""
+    """Return the default order of the n-gram model of a text of `n_train` symbols."""
     return next(order for chars, order in PRIOR_ORDERS if n_train >= chars)
 
 
 def _wants_prior(model: ModelConfig, n_train: int) -> bool:
-    """Does the model begin from the n-gram prior?"""
+    """Whether the model starts from the n-gram prior."""
     if model.plain or model.prior is not None:
         return bool(model.prior) and not model.plain
     given = model.prior_order is not None or model.prior_dropout is not None
@@ -439,7 +439,7 @@ def _wants_prior(model: ModelConfig, n_train: int) -> bool:
 
 
 def choose_dropout(model: ModelConfig, epochs: float) -> ModelConfig:
-    """Choose dropout, where it was left open, for so many passes over the text."""
+    """Choose the dropout rates that were left open, for so many epochs."""
     dropout, ngram_dropout = next(
         (rates for least, *rates in DROPOUT_BY_EPOCHS if epochs >= least), (0.0, 0.0)
     )
@@ -475,7 +475,7 @@ def _fill_model(model: ModelConfig, size: Size, n_train: int) -> ModelConfig:
 
 
 def _choose_heads(n_embd: int, groups: int, multiple: int) -> int:
-    """The most heads, in `groups`, whose size is at least MIN_HEAD and divisible by `multiple`."""
+    """Return the most heads, a multiple of `groups`, whose size is at least MIN_HEAD and a multiple of `multiple`."""
     most = max(groups, n_embd // MIN_HEAD)
     fitting = [heads for heads in range(groups, most + 1, groups) if n_embd % (multiple * heads) == 0]
     if not fitting:
@@ -488,7 +488,7 @@ def _choose_heads(n_embd: int, groups: int, multiple: int) -> int:
 
 
 def _fill_training(training: TrainingConfig, budget: Budget, size: Size, steps: int) -> TrainingConfig:
-    """Choose optimizer, Muon's learning rate, precision and compilation, where they were left open."""
+    """Choose optimizer, Muon's learning rate, precision and compilation, if they were left open."""
     precision = budget.precision if training.precision == "auto" else training.precision
     least = COMPILE_MIN_GFLOP[precision]
     if budget.gflops >= GPU_LEAST_GFLOPS:
@@ -501,7 +501,7 @@ def _fill_training(training: TrainingConfig, budget: Budget, size: Size, steps: 
 
 
 def regularised(plan: Plan, number: int, epochs: float) -> Plan:
-    """Choose the regularisation of a member again, now that its passes over the text are known."""
+    """Choose the regularisation of a member again, now that its number of epochs is known."""
     member = plan.members[number]
     model, _ = member.reopened(REGULARISATION)
     member = replace(member, model=choose_dropout(model, epochs))
@@ -511,10 +511,10 @@ def regularised(plan: Plan, number: int, epochs: float) -> Plan:
 def choose_again(
     plan: Plan, number: int, step: int, seconds_left: float, step_seconds: float, n_train: int
 ) -> Plan | None:
-    """Choose the size of member `number` again, whose steps take `step_seconds`, for the seconds that it has left.
+    """Choose the size of member `number` again, now that its steps are known to take `step_seconds`.
 
-    The plan by which its training begins again at `step`, not recorded yet; None where its size stays, as one does
-    that was given.
+    Returns the plan, not recorded yet, by which its training restarts at `step`; None if the size stays, as a given
+    size does.
     """
     member = plan.members[number]
     if not member.is_size_open:

@@ -1,4 +1,4 @@
-"""Who is there: each rank writes a sign of life into a store, and notices when another's stops."""
+"""Liveness of ranks: each writes a heartbeat into a store, and notices when another's stops."""
 
 import json
 import os
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 BEAT_SECONDS = 2.0
-"""Between two signs of life."""
+"""Seconds between two heartbeats."""
 SILENT_SECONDS = 40.0
-"""Without a sign of life: the rank, its machine or the network is gone."""
+"""Seconds without a heartbeat after which the rank, its machine or the network counts as gone."""
 GRACE_SECONDS = 5.0
-"""For a rank to end by itself once another is known to be gone."""
+"""Seconds that a rank has to end by itself once another is known to be gone."""
 DONE = "done"
 
 
 def named() -> dict[str, str]:
-    """The host and the process, to name it by."""
+    """Return host and process id, to name a rank in messages."""
     return {"host": socket.gethostname(), "process": str(os.getpid())}
 
 
 class RankWatch(threading.Thread):
-    """Writes signs of life, watches the next rank, and ends this process where its main thread waits in vain."""
+    """Writes heartbeats, watches the next rank, and ends this process if a rank is gone and the main thread hangs."""
 
     def __init__(self, rank: int, size: int, store: "Store", restarts: int) -> None:
         super().__init__(daemon=True)
@@ -42,7 +42,7 @@ class RankWatch(threading.Thread):
         self._places: list[dict[str, str]] = []
 
     def meet(self, facts: Mapping[str, str], seconds: float) -> None:
-        """Write who this is, and wait for all others. Raises RankError where some do not come."""
+        """Announce this rank, and wait for all others. Raises RankError if some do not come."""
         self._store.set(f"beat/{self._rank}", "0")
         self._store.set(f"here/{self._rank}", json.dumps(dict(facts)))
         keys = [f"here/{rank}" for rank in range(self._size)]
@@ -57,7 +57,7 @@ class RankWatch(threading.Thread):
         self._places = [json.loads(value) for value in self._store.multi_get(keys)]
 
     def run(self) -> None:
-        """Until it is closed: write a sign of life, and look for that of the next rank."""
+        """Write heartbeats and check those of the next rank, until closed."""
         other, seen, since, n = (self._rank + 1) % self._size, b"", monotonic(), 0
         while not self._closed.wait(BEAT_SECONDS):
             n += 1
@@ -78,15 +78,15 @@ class RankWatch(threading.Thread):
                 return
 
     def remember_run(self, name: str) -> None:
-        """Write the name of the run where it outlives a restart by torchrun."""
+        """Store the name of the run such that it outlives a restart by torchrun."""
         self._job_store.set("run", name)
 
     def remembered_run(self) -> str | None:
-        """The name of the run of the ranks that torchrun has started again."""
+        """Return the name of the run, if torchrun has restarted the ranks."""
         return self._job_store.get("run").decode() if self._job_store.check(["run"]) else None
 
     def close(self) -> None:
-        """Stop watching: this rank ends in order."""
+        """Stop watching, since this rank ends normally."""
         self._closed.set()
         if self.is_alive():
             self.join()
@@ -97,14 +97,14 @@ class RankWatch(threading.Thread):
 
     def failed(self, error: BaseException) -> None:
         """Tell the others why this rank ends."""
-        said = {"sentence": str(error), "told": isinstance(error, RankError)}  # by another rank
+        said = {"sentence": str(error), "told": isinstance(error, RankError)}  # `told`: by another rank
         try:
             self._store.set(f"failed/{self._rank}", json.dumps(said))
         except RuntimeError:
             return
 
     def is_said_by_first(self, sentence: str) -> bool:
-        """Does rank 0 end with the same sentence, or does so within a moment?"""
+        """Whether rank 0 ends with the same message, now or within a moment."""
         try:
             self._store.wait(["failed/0"], timedelta(seconds=BEAT_SECONDS))
             return bool(json.loads(self._store.get("failed/0"))["sentence"] == sentence)
@@ -112,7 +112,7 @@ class RankWatch(threading.Thread):
             return False
 
     def lost(self, failure: str) -> str:
-        """Why another rank does not answer: what it said, or that it ended without a word."""
+        """Return why another rank does not answer: its message, or that it ended without one."""
         try:
             before = self._beats()
             sleep(2 * BEAT_SECONDS + 1)
@@ -149,7 +149,7 @@ class RankWatch(threading.Thread):
         return f"rank {rank} of {self._size} ({place['host']}, process {place['process']})"
 
     def _end(self, sentence: str) -> None:
-        """End the process, if its main thread has not done so a moment later."""
+        """End the process, if its main thread does not do so within GRACE_SECONDS."""
         if not self._closed.wait(GRACE_SECONDS):
             sys.stderr.write(f"error: {sentence}\n")
             sys.stderr.flush()

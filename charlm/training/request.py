@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # NumPy and torch are slow to import
 
 S = TypeVar("S", bound=Settings)
 Watch = Callable[[str, int, int | None], None]
-"""Told how long work goes on: what is done, how much of it, of how much (None: unknown)."""
+"""Called with the progress of work: what is done, how much of it, of how much (None: unknown)."""
 
 DEFAULT_TIME = "2m"
 MIN_SECONDS = 5
@@ -54,10 +54,9 @@ _log.addHandler(logging.NullHandler())
 
 @dataclass(frozen=True)
 class Messages:
-    """Where work reports what it does. By default to the logger `charlm`, which prints nothing until it is set up.
+    """Where work reports what it does: by default the logger `charlm`, which prints nothing until it is set up.
 
-    `progress(what, unit)` is entered around work that may take long, and gives a function to report progress
-    to.
+    `progress(what, unit)` is a context around work that may take long; it yields the function to report progress to.
     """
 
     say: Callable[[str], None] = _log.info
@@ -68,7 +67,7 @@ class Messages:
 
 
 def parse_time(text: str) -> float:
-    """A time such as 90, 60s, 10m, 2h or 1h30m, in seconds. Raises UsageError."""
+    """Parse a time such as 90, 60s, 10m, 2h or 1h30m to seconds. Raises UsageError."""
     match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
     if not match or not any(match.groups()):
         meant = time_meant(text)
@@ -79,7 +78,7 @@ def parse_time(text: str) -> float:
 
 
 def budget_seconds(text: str) -> float:
-    """A time that is long enough to train in, in seconds. Raises UsageError."""
+    """Parse a time budget to seconds. Raises UsageError, also if it is too short to train."""
     budget = parse_time(text)
     if budget < MIN_SECONDS:
         raise UsageError(
@@ -91,7 +90,7 @@ def budget_seconds(text: str) -> float:
 def refuse_unknown(
     names: Iterable[str], known: Collection[str], meanable: Collection[str] | None = None
 ) -> None:
-    """Raise UsageError for a setting that is not known, with the one of `meanable` (default: known) it resembles."""
+    """Raise UsageError for an unknown setting, suggesting a similar one of `meanable` (default: known)."""
     for name in names:
         if name not in known:
             meant = setting_meant(name, meanable or known)
@@ -100,7 +99,7 @@ def refuse_unknown(
 
 
 def build(config: type[S], settings: Mapping[str, Any]) -> S:
-    """A configuration from settings by name. Raises UsageError for a value that is not allowed."""
+    """Build a configuration from settings by name. Raises UsageError for a value that is not allowed."""
     try:
         return config(**{s.name: settings[s.name] for s in settings_of(config) if s.name in settings})
     except ValueError as error:
@@ -109,7 +108,7 @@ def build(config: type[S], settings: Mapping[str, Any]) -> S:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRequest:
-    """What `charlm train` and `charlm.train` are asked for."""
+    """The arguments of `charlm train` and `charlm.train`."""
 
     paths: tuple[str, ...] = ()  # files, folders, globs or `-`; none: the bundled manual
     settings: dict[str, Any]  # every setting of model, training and text
@@ -126,11 +125,11 @@ class TrainRequest:
     verify_cache: bool = False
     report_to: tuple[str, ...] | None = None  # trackers; None: none, or those of the run that is resumed
     command: str = ""
-    started: float = field(default_factory=perf_counter)  # when the time began, on perf_counter's clock
+    started: float = field(default_factory=perf_counter)  # start of the time budget, by perf_counter
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], **others: Any) -> "TrainRequest":
-        """A request with these settings and the defaults of the others. Raises UsageError for an unknown one."""
+        """Build a request with these settings and the defaults of the others. Raises UsageError for an unknown setting."""
         refuse_unknown(settings, SETTINGS, [*SETTINGS, *cls.__dataclass_fields__])
         values = {name: setting.default for name, setting in SETTINGS.items()} | dict(settings)
         lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
@@ -138,7 +137,7 @@ class TrainRequest:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What run.json keeps of the request: every setting that is not its default, the budget, the origin."""
+        """The part of the request that run.json records: settings other than the defaults, the budget, the origin."""
         asked = {name: value for name, value in self.settings.items() if value != SETTINGS[name].default}
         timed = self.steps is None and self.plan_from is None
         seconds = budget_seconds(self.time or DEFAULT_TIME) if timed else None
@@ -159,7 +158,7 @@ class TrainRequest:
         return ["--time", self.time or DEFAULT_TIME] if self.steps is None else ["--steps", str(self.steps)]
 
     def budget(self, model: ModelConfig, training: TrainingConfig) -> float | None:
-        """The seconds that the run has; None for a number of steps, and for an n-gram model. Raises UsageError."""
+        """Return the seconds of the time budget; None for a run without one. Raises UsageError for what contradicts it."""
         if model.is_ngram:
             refuse_for_ngram(self.time, self.steps, training)
             return None
@@ -175,7 +174,7 @@ class TrainRequest:
         return budget
 
     def _check_plan_from(self) -> None:
-        """UsageError for what cannot act beside a plan that is taken from elsewhere."""
+        """Raise UsageError for settings that have no effect with `--plan-from`."""
         from charlm.training.plan_from import OF_THE_MACHINE
 
         idle = {"time": self.time, "steps": self.steps, "from": self.from_run}
@@ -195,7 +194,7 @@ class TrainRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """All that a training needs before it writes anything."""
+    """Everything that is decided before a run writes anything."""
 
     request: TrainRequest
     text: TextConfig
@@ -212,11 +211,10 @@ def prepare(
     ranks: "Ranks | None" = None,
     texts: "Callable[[TextConfig], TextRows] | None" = None,
 ) -> Prepared:
-    """Read the text and choose model and plan; of several `ranks` the first one chooses. `texts` in memory stand in
-    place of standard input, for one rank.
+    """Read the text, and choose model and plan; of several `ranks` the first one chooses.
 
-    Raises UsageError for what cannot act, TextError for a text that cannot be read, CheckpointError for a run
-    to fine-tune that cannot be read.
+    `texts` in memory replace standard input, for one rank. Raises UsageError for settings without effect, TextError for a
+    text that cannot be read, CheckpointError for a run to fine-tune that cannot be read.
     """
     from charlm.checkpoint.run_folder import check_free  # here: torch is imported later, if all goes well
 
@@ -273,9 +271,9 @@ def _load(
     ranks: "Ranks | None",
     texts: "TextRows | None",
 ) -> "Loaded":
-    """Read the text: of the ranks on a machine one prepares it, the others find it in the cache.
+    """Read the text; of several ranks on a machine one prepares it, and the others find it in the cache.
 
-    Raises RankError where the ranks read different texts.
+    Raises RankError if the ranks read different texts.
     """
     if ranks is None:
         return load_text(
@@ -285,7 +283,7 @@ def _load(
     from charlm.data.corpus_cache import prepared_once
     from charlm.data.load import Loaded
 
-    loaded, from_pipe = None, "-" in request.paths  # which only one of them can read
+    loaded, from_pipe = None, "-" in request.paths  # only one rank can read it
     if ranks.is_first or not from_pipe:
         with prepared_once([*request.paths, str(text.to_json())]):
             loaded = load_text(request.paths, text, messages, verify=request.verify_cache, earlier=earlier)
@@ -303,7 +301,7 @@ def _load(
 
 
 def _origin(request: TrainRequest, messages: Messages) -> "Parent | None":
-    """The run to fine-tune, where there is one."""
+    """Load the run to fine-tune, if there is one."""
     if request.from_run is None:
         if request.from_text:
             raise UsageError("--from-text has no effect without --from RUN; leave it out")
@@ -324,7 +322,7 @@ def _origin(request: TrainRequest, messages: Messages) -> "Parent | None":
 
 
 def _teacher(request: TrainRequest) -> "Teacher | None":
-    """The run to learn from, where there is one."""
+    """Load the run to learn from, if there is one."""
     if request.teacher is None:
         return None
     if request.from_run is not None:
@@ -338,7 +336,7 @@ def _teacher(request: TrainRequest) -> "Teacher | None":
 def configure(
     request: TrainRequest, origin: "Parent | None", messages: Messages
 ) -> tuple[ModelConfig, TrainingConfig, TextConfig]:
-    """The configurations of model, training and text; fine-tuning inherits those of the other run."""
+    """Return the configurations of model, training and text; fine-tuning inherits those of the other run."""
     settings, given = dict(request.settings), set(request.given)
     check_file_settings(request.paths, settings)
     if origin is not None:
@@ -355,7 +353,7 @@ def configure(
 
 
 def refuse_for_ngram(time: str | None, steps: int | None, training: TrainingConfig) -> None:
-    """UsageError for a budget or a setting that has no effect on an n-gram model."""
+    """Raise UsageError for a budget or a setting that has no effect on an n-gram model."""
     for name, value in {"time": time, "steps": steps}.items():
         if value is not None:
             raise UsageError(f"`{name}={value}` has no effect with `model=ngram`")
@@ -366,7 +364,7 @@ def refuse_for_ngram(time: str | None, steps: int | None, training: TrainingConf
 
 
 def begun_run(root: Path, name: str) -> "RunFolder | None":
-    """The run of that name, if it has a checkpoint to resume. Raises UsageError for a comparison."""
+    """Return the run of that name, if it has a checkpoint to resume. Raises UsageError for a comparison."""
     from charlm.checkpoint.run_folder import RunFolder, check_name, run_command
 
     check_name(name)

@@ -1,4 +1,4 @@
-"""The plan of a request: chosen for its budget, taken from another run, or what rank 0 chose."""
+"""The plan of a training request: chosen for its budget, taken from another run, or received from rank 0."""
 
 import os
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def choose_plan(
 ) -> "tuple[Choice, str]":
     """Choose model, training and plan for a text, for `budget` seconds since `started` or a number of steps.
 
-    Returns the choice and a sentence that describes it. Raises UsageError for settings that do not go together.
+    Returns the choice and a sentence that describes it. Raises UsageError for settings that contradict each other.
     """
     from charlm.threads import use_threads  # here: torch is slow to import
     from charlm.training.device import gpu_note
@@ -76,7 +76,7 @@ def choose_plan(
 
 
 def taken_plan(loaded: "Loaded", training: TrainingConfig, request: "TrainRequest") -> "tuple[Choice, str]":
-    """The plan of another run, or of a file, for this text. Raises UsageError, CheckpointError."""
+    """Take the plan of another run, or of a file, for this text. Raises UsageError, CheckpointError."""
     from charlm.checkpoint.run_folder import find_run
     from charlm.checkpoint.safe_io import read_json  # here and below: torch is slow to import
     from charlm.threads import use_threads
@@ -109,7 +109,7 @@ def taken_plan(loaded: "Loaded", training: TrainingConfig, request: "TrainReques
 
 
 def choice_of_first(ranks: "Ranks", choose: Callable[[], "Choice"], training: TrainingConfig) -> "Choice":
-    """What rank 0 chooses, for all."""
+    """Return on all ranks what rank 0 chooses."""
     from charlm.threads import use_threads  # here and below: torch is slow to import
     from charlm.training.plan import Plan
     from charlm.training.planner import Choice

@@ -1,4 +1,4 @@
-"""The text of a request: its files, its split, reading it, and what is reported of it."""
+"""The text of a training request: checks of its settings, its split, reading it, and reports about it."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,11 +18,11 @@ if TYPE_CHECKING:  # NumPy and torch are slow to import
     from charlm.training.run_corpus import Moved
 
 FILE_SETTINGS = ("encoding", "field", "include", "exclude", "strip")
-"""They act on files, and on nothing else."""
+"""Text settings that only affect files."""
 
 
 def check_file_settings(paths: Sequence[str], settings: Mapping[str, Any]) -> None:
-    """UsageError for a setting that acts on files, where none is named."""
+    """Raise UsageError for a setting that only affects files if none is named."""
     for name in FILE_SETTINGS:
         if settings[name] is not None and not paths:
             raise UsageError(
@@ -31,7 +31,7 @@ def check_file_settings(paths: Sequence[str], settings: Mapping[str, Any]) -> No
 
 
 def use_customary_split(paths: Sequence[str], settings: dict[str, Any], messages: "Messages") -> None:
-    """Split a published text as others do, unless a split was chosen."""
+    """Use the customary split of a published text, unless a split was chosen."""
     from charlm.data.datasets import customary
 
     chosen = tuple(settings[name] for name in ("val", "test", "val_file", "split"))
@@ -45,7 +45,7 @@ def use_customary_split(paths: Sequence[str], settings: dict[str, Any], messages
 
 
 def moved_text(paths: Sequence[str] | None, val_file: str | None = None) -> "Moved | None":
-    """Where the text of a run is now, as the user says; None where nothing was said."""
+    """Return where the text of a run is now, according to the user; None if nothing was given."""
     if not paths and val_file is None:
         return None
     from charlm.training.run_corpus import Moved  # here: torch is slow to import
@@ -55,7 +55,7 @@ def moved_text(paths: Sequence[str] | None, val_file: str | None = None) -> "Mov
 
 
 def report_moved(uncached: str | None, moved: "Moved | None", messages: "Messages") -> None:
-    """Report that the text was found where it is now, and whether it has to be named again."""
+    """Report that the moved text was found, and whether it has to be named again."""
     if moved is None:
         return
     named = one_line(" ".join(moved.texts)) or "its old place"
@@ -72,7 +72,7 @@ def report_moved(uncached: str | None, moved: "Moved | None", messages: "Message
 
 
 def describe_paths(paths: Sequence[str], text: TextConfig) -> str:
-    """What is about to be read."""
+    """Describe what is about to be read."""
     from charlm.data import sources
 
     if not paths:
@@ -81,7 +81,7 @@ def describe_paths(paths: Sequence[str], text: TextConfig) -> str:
 
 
 def warn_unless_kept(paths: Sequence[str], messages: "Messages") -> None:
-    """Before standard input is read, warn if the cache cannot keep its text."""
+    """Warn, before standard input is read, if the cache cannot keep its text."""
     if "-" not in paths:
         return
     from charlm.data.corpus_cache import cache_folder, unwritable  # here: NumPy is slow to import
@@ -106,7 +106,7 @@ def load_text(
     scan: "TextScan | None" = None,
     texts: "TextRows | None" = None,
 ) -> "Loaded":
-    """`charlm.data.load.load`, its progress reported."""
+    """Load a text by `charlm.data.load.load`, and report progress."""
     from charlm.data.load import load  # here: NumPy is slow to import
 
     with messages.progress("", "B") as watch:
@@ -114,7 +114,7 @@ def load_text(
 
 
 def report_text(loaded: "Loaded", messages: "Messages", *, splittable: bool = True) -> None:
-    """Report what was noticed in the files, the size of the text, and leakage; `splittable`: see `leak_warning`."""
+    """Report notes about the files, the size of the text, and leakage; `splittable`: see `leak_warning`."""
     note_files(loaded.notes, messages)
     messages.say(describe_text(loaded.corpus))
     leak = leak_warning(loaded.corpus, splittable=splittable)
@@ -123,6 +123,6 @@ def report_text(loaded: "Loaded", messages: "Messages", *, splittable: bool = Tr
 
 
 def note_files(notes: Iterable[str], messages: "Messages") -> None:
-    """Report what was noticed in reading files."""
+    """Report notes about the files that were read."""
     for note in notes:
         messages.warn(one_line(note))

@@ -24,9 +24,9 @@ HINT = "if you moved the text, give its path with --text PATH"
 
 @dataclass(frozen=True)
 class Moved:
-    """Where the user says that a run's text is now: files and folders, and its held-out file if it has one.
+    """Where a run's text is now, according to the user: files and folders, and its held-out file if it has one.
 
-    What is not given is where it was.
+    Parts that are not given are where they were.
     """
 
     texts: tuple[str, ...]
@@ -34,7 +34,7 @@ class Moved:
 
 
 def corpus_of(snapshot: Snapshot, moved: Moved | None = None) -> Corpus:
-    """The text that a run was trained on, found unchanged. Raises CheckpointError."""
+    """Return the text that a run was trained on. Raises CheckpointError if it is missing or has changed."""
     corpus = reload_corpus(snapshot.run.corpus, snapshot.run.text, moved)
     if corpus.vocabulary != snapshot.vocabulary:
         different = first_of(corpus.vocabulary.differences(snapshot.vocabulary))
@@ -45,7 +45,7 @@ def corpus_of(snapshot: Snapshot, moved: Moved | None = None) -> Corpus:
 
 
 def parent_corpus(parent: ParentFacts) -> Corpus:
-    """The text of the run that another was fine-tuned from. Raises CheckpointError."""
+    """Return the text of the run that another was fine-tuned from. Raises CheckpointError."""
     try:
         return reload_corpus(parent.corpus, parent.text)
     except CheckpointError as error:  # --text names the run's own text
@@ -54,9 +54,9 @@ def parent_corpus(parent: ParentFacts) -> Corpus:
 
 
 def reload_corpus(facts: CorpusFacts, config: TextConfig, moved: Moved | None = None) -> Corpus:
-    """The text with these facts: from the cache, or read again, where it was or where it `moved` to.
+    """Return the text with these facts: from the cache, or read again where it was or where it `moved` to.
 
-    Raises CheckpointError where it is gone or has changed, TextError where the moved text cannot be read.
+    Raises CheckpointError if it is missing or has changed, TextError if the moved text cannot be read.
     """
     if moved is None:
         corpus = reopen(facts.key) if facts.key.isalnum() else None
@@ -87,7 +87,7 @@ def reload_corpus(facts: CorpusFacts, config: TextConfig, moved: Moved | None = 
 def _moved_config(
     config: TextConfig, sources: Sequence[str], paths: Sequence[str], val_file: str | None
 ) -> TextConfig:
-    """Settings for a text that is now at `paths`: without file filters unless it is a folder, its held-out file found."""
+    """Return the settings of a text now at `paths`: file filters only for folders, the held-out file where it is now."""
     if not any(map(may_hold_files, paths)):
         config = replace(config, include=None, exclude=None)
     if config.val_file is None:
@@ -108,7 +108,7 @@ def _is_there(name: str) -> bool:
 
 
 def _likely_places(val_file: str, sources: Sequence[str], paths: Sequence[str]) -> Iterator[str]:
-    """Where a held-out file may be: where it was, or moved together with the text."""
+    """Yield where a held-out file may be: where it was, or moved together with the text."""
     yield val_file
     for old, new in product(map(Path, sources), (Path(path).absolute() for path in paths)):
         for was, now in product((old, *old.parents), (new, *new.parents)):
@@ -131,7 +131,7 @@ def _changed_error(corpus: Corpus, facts: CorpusFacts, paths: str, moved: bool) 
 
 
 def earlier_of(facts: CorpusFacts) -> EarlierText | None:
-    """What the vocabulary and division of a fine-tuning text depend on. Raises CheckpointError where it is damaged."""
+    """Return what vocabulary and split of a fine-tuning text depend on. Raises CheckpointError if damaged."""
     if facts.earlier is None:
         return None
     e = facts.earlier
@@ -153,7 +153,7 @@ def earlier_of(facts: CorpusFacts) -> EarlierText | None:
 
 
 def counted_parent(run: RunFacts) -> Corpus | None:
-    """The parent's text, where the run's n-gram prior counts it too. Raises CheckpointError."""
+    """Return the parent's text, if the run's n-gram prior counts it too. Raises CheckpointError."""
     if run.parent is None or not run.parent.counted:
         return None
     try:

@@ -1,7 +1,7 @@
-"""The scaling law: the loss that a transformer is expected to end at, by its weights, its block and what it reads.
+"""The scaling law: the expected final loss of a transformer, from its number of weights, its block size and its data.
 
-The constants come from `python -m benchmarks.scaling fit benchmarks/scaling.jsonl`. They are those of a play: other texts have another
-floor E, and more or less above it, neither of which changes which size ends lowest.
+The constants come from `python -m benchmarks.scaling fit benchmarks/scaling.jsonl`. They are those of a play. Other texts
+have another floor E and another scale above it, neither of which changes which size ends lowest.
 """
 
 from dataclasses import dataclass
@@ -10,11 +10,12 @@ from math import exp
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingLaw:
-    """The expected loss, as a multiple of what Kneser-Ney n-grams make of the same text.
+    """The expected loss, as a multiple of the loss of Kneser-Ney n-grams on the same text.
 
     E + A / weights^a + B (weights^s / characters)^b + C / block^c, in the form of Hoffmann et al. 2022 (arXiv
-    2203.15556); with s, since large models begin more slowly. Reading a text again teaches less each time: after the first pass, characters count as in Muennighoff et al. 2023 (arXiv
-    2305.16264), U (1 + R (1 - exp(-(passes - 1) / R))), where R falls as the weights grow.
+    2203.15556), with s, since large models start more slowly. Each further epoch teaches less: after the first one,
+    characters count as in Muennighoff et al. 2023 (arXiv 2305.16264), U (1 + R (1 - exp(-(passes - 1) / R))) with U
+    characters in the text, where R falls as the number of weights grows.
     """
 
     E: float
@@ -25,11 +26,11 @@ class ScalingLaw:
     s: float
     C: float
     c: float
-    R: float  # passes, of a model with as many weights as the text has characters
+    R: float  # for a model with as many weights as the text has characters
     r: float  # R falls with (weights / characters)^r
 
     def loss(self, *, weights: float, block_size: int, chars: float, n_train: int) -> float:
-        """Of a model of so many weights that reads `chars` characters of a text of `n_train`."""
+        """Return the expected loss of a model with `weights` that reads `chars` characters of a text of `n_train`."""
         passes = chars / n_train
         R = self.R * (n_train / weights) ** self.r
         read = chars if passes <= 1 else n_train * (1 + R * (1 - exp(-(passes - 1) / R)))

@@ -19,7 +19,7 @@ class Schedule:
     """Points (step, factor), linearly interpolated; the factor multiplies the peak learning rate.
 
     Written "0:0,40:1,300:1,600:0": warm up in 40 steps, constant until step 300, cool down to zero at 600.
-    Where the end is moved during the cooldown, a new piece begins and the past stays the same bit for bit:
+    If the end is moved during the cooldown, a new piece begins, and the past stays the same bit for bit:
     "0:0,40:1,300:1,600:0/450:0.5,620:0".
     """
 
@@ -38,7 +38,7 @@ class Schedule:
 
     @classmethod
     def parse(cls, text: str) -> "Schedule":
-        """Parse what `str` writes. Raises ValueError."""
+        """Parse a schedule as written by `str`. Raises ValueError."""
         if text.count(":") > MAX_POINTS:
             raise ValueError(f"`schedule` has more than {MAX_POINTS:,} points")
         try:
@@ -49,7 +49,7 @@ class Schedule:
 
     @classmethod
     def warmup_cooldown(cls, steps: int) -> "Schedule":
-        """The default: warmup, constant, linear cooldown to zero at `steps`."""
+        """Return the default: warmup, constant, linear cooldown to zero at `steps`."""
         return cls((_warmup_cooldown(0, 0.0, steps),))
 
     def __str__(self) -> str:
@@ -63,30 +63,30 @@ class Schedule:
         return self.pieces[-1][-1][0]
 
     def factor(self, step: int) -> float:
-        """The factor for a step (counted from 0), at its middle."""
+        """Return the factor for a step (counted from 0), at its middle."""
         steps, factors = zip(*self._pieces_to(step)[-1], strict=True)
         return float(np.interp(step + 0.5, steps, factors))
 
     def is_cooling(self, step: int) -> bool:
-        """Has the cooldown begun before `step`?"""
+        """Whether the cooldown has begun before `step`."""
         return step > max((at for at, factor in self._pieces_to(step)[-1] if factor == 1), default=-1)
 
     def before(self, step: int) -> "Schedule":
-        """The pieces that begin before `step`."""
+        """Return the schedule with only the pieces that begin before `step`."""
         return Schedule(tuple(piece for piece in self.pieces if piece[0][0] < step))
 
     def with_restart(self, step: int, end: int, factor: float | None = None) -> "Schedule":
-        """Unchanged up to `step`; from there a new warmup, constant phase and cooldown until `end`.
+        """Return the schedule with a restart at `step`: a new warmup, constant phase and cooldown until `end`.
 
-        The warmup begins at `factor`, by default where the schedule is at `step`.
+        The warmup begins at `factor`, by default that of the schedule at `step`.
         """
         begin = self._factor_before(step) if factor is None else factor
         return self._with_piece(_warmup_cooldown(step, begin, end))
 
     def with_end_moved(self, step: int, end: int) -> "Schedule":
-        """Unchanged up to `step`; the cooldown moves so that training ends at `end`.
+        """Return the schedule, unchanged up to `step`, with the cooldown moved so that training ends at `end`.
 
-        A cooldown that has begun continues from its present factor: the rate never rises again.
+        A cooldown that has begun continues from its current factor: the rate never rises again.
         """
         assert step < end
         if not self.is_cooling(step):
@@ -99,16 +99,16 @@ class Schedule:
         return self._with_piece(((step, self._factor_before(step)), (end, 0.0)))
 
     def _factor_before(self, step: int) -> float:
-        """The factor where `step` begins, rounded as `str` writes it."""
+        """Return the factor at the start of `step`, rounded as `str` writes it."""
         steps, factors = zip(*self._pieces_to(step)[-1], strict=True)
         return round(float(np.interp(step, steps, factors)), DIGITS)
 
     def _pieces_to(self, step: int) -> list[Points]:
-        """The pieces that have begun at `step`, which may lie before the last one: a run that diverges goes back."""
+        """Return the pieces that have begun at `step`: not always all, since a run that diverges goes back."""
         return [piece for piece in self.pieces if piece[0][0] <= step]
 
     def _with_piece(self, piece: Points) -> "Schedule":
-        """`piece` after those that begin before it; a piece that begins at the same step or later is dropped."""
+        """Return the schedule with `piece` appended; pieces that begin at the same step or later are dropped."""
         return Schedule((*(p for p in self.pieces if p[0][0] < piece[0][0]), piece))
 
 
@@ -117,7 +117,7 @@ def _cooldown_start(top: int, end: int) -> int:
 
 
 def _warmup_cooldown(step: int, factor: float, end: int) -> Points:
-    """From `factor` at `step` up to 1, constant, and down to 0 at `end`; too few steps only warm up."""
+    """Return points from `factor` at `step` up to 1, constant, and down to 0 at `end`; too few steps only warm up."""
     top = step + min(WARMUP_STEPS, ceil(WARMUP_SHARE * (end - step)))
     if top >= end:
         return (step, factor), (end, 1.0)

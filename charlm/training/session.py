@@ -42,16 +42,16 @@ from charlm.training.state import RunState, read_state
 from charlm.training.teacher import SoftTargets, Teacher
 
 MEMBER_STREAM = 3
-"""Separates the random numbers here from those that draw the windows."""
+"""Separates the seeds of members from the random numbers that draw the windows."""
 
 
 class Session:
-    """A run in memory: all that its next step depends on. `snapshot` takes a checkpoint of it."""
+    """A run in memory: everything that its next step depends on. `snapshot` takes a checkpoint of it."""
 
     device = torch.device("cpu")
     predictor: Predictor
     ngram: bytes | None = None  # the n-gram model, or the prior of a transformer, as a file
-    built: Built | None = None  # the prior of a transformer, with the limits that memory or time set to it
+    built: Built | None = None  # the prior of a transformer, and what it left out for lack of memory or time
     number: int = 0  # of the member in training, counted from 0
     earlier: tuple[Member, ...] = ()  # the members that were trained before it
     counted: Counted | None = None  # reported when an n-gram model has just been counted
@@ -75,7 +75,7 @@ class Session:
 
     @property
     def chars_read(self) -> int:
-        """Symbols that were read so far, by all members, or counted."""
+        """Symbols read so far by all members, or counted."""
         raise NotImplementedError
 
     @property
@@ -99,7 +99,7 @@ class Session:
         return False
 
     def held_out(self, baseline: KneserNey | None = None) -> HeldOut:
-        """The evaluation on held-out text, next to a baseline."""
+        """Return the evaluation on held-out text, with a baseline."""
         raise NotImplementedError
 
     @contextmanager
@@ -108,11 +108,11 @@ class Session:
         yield
 
     def together(self) -> AbstractContextManager[None]:
-        """Around what any rank predicts; an n-gram model is whole."""
+        """Return a context for predictions of any rank; an n-gram model needs none."""
         return nullcontext()
 
     def is_finite(self) -> bool:
-        """Are all weights finite?"""
+        """Whether all weights are finite."""
         return True
 
     def score_parent_text(self) -> Iterator[Remembered]:
@@ -123,11 +123,11 @@ class Session:
             event, self.state.parent_loss = self.parent_text.score(
                 self.state.step, self.pooled(), self.state.parent_loss
             )
-        self.parent_text = replace(self.parent_text, parent=None)  # which may be large
+        self.parent_text = replace(self.parent_text, parent=None)  # the parent may be large
         yield event
 
     def pooled(self) -> Predictor:
-        """What predicts by all that is calibrated."""
+        """Return the predictor of all that is calibrated."""
         return self.predictor
 
     @property
@@ -138,7 +138,7 @@ class Session:
         return [{"model": model.to_json(), "training": training.to_json()} for model, training in every]
 
     def snapshot(self) -> Snapshot:
-        """The session as a checkpoint."""
+        """Return the session as a checkpoint."""
         self.state.threads, self.state.kernels = torch.get_num_threads(), kernels_on(self.device)
         self.state.ranks, self.state.shard = self.ranks.size, self.ranks.shards
         return Snapshot(
@@ -154,17 +154,17 @@ class Session:
 
 
 def kernels_on(device: torch.device) -> str:
-    """What computes steps: the clone of the compiled kernels, `none`, or the kind of a GPU."""
+    """Return what computes steps: the clone of the compiled kernels, `none`, or the kind of GPU."""
     return device.type if is_accelerator(device) else status().clone or "none"
 
 
 class TransformerSession(Session):
-    """Transformers that are trained one after another; `restore` returns to a checkpoint, bit for bit."""
+    """A run of transformers that are trained one after another; `restore` returns to a checkpoint, bit for bit."""
 
     predictor: TransformerPredictor
 
     soft_targets: SoftTargets | None = None  # of a run that has a teacher
-    buckets: GradientBuckets | None  # of several ranks
+    buckets: GradientBuckets | None  # sum the gradients of several ranks
 
     def __init__(
         self,
@@ -178,10 +178,10 @@ class TransformerSession(Session):
         threads_given: bool = False,
         ranks: Ranks | None = None,
     ) -> None:
-        """`also_counted`: texts whose n-grams the prior counts besides those of the training text. `number`: the member, whose training begins at step `start`.
+        """`also_counted`: texts that the prior counts besides the training text.
 
-        `threads_given`: keep to the threads in force, whatever the plan says. `ranks`: who trains it, by default all that
-        have met.
+        `number`: the member to train, which begins at step `start`. `threads_given`: keep the current number of threads,
+        whatever the plan says. `ranks`: by default all that have joined.
         """
         self.threads_given = threads_given
         self.ranks = ranks or current()
@@ -199,7 +199,7 @@ class TransformerSession(Session):
 
     @property
     def has_ngrams(self) -> bool:
-        """Does any member use n-grams?"""
+        """Whether any member uses n-grams."""
         kinds = (self.training_config.members or "").split(",")
         return NGRAM in kinds or any(member.model.prior for member in self.plan.members)
 
@@ -221,7 +221,7 @@ class TransformerSession(Session):
         return TrainingPrior(self.built.model, corpus.train, self.folds)
 
     def _begin_member(self, member: MemberPlan) -> None:
-        """A new model, its optimizer and its batches."""
+        """Create a member's model, its optimizer and its batches."""
         model, training, vocabulary = member.model, member.training, self.corpus.vocabulary
         assert model.block_size and training.batch_size and training.optimizer
         self.model_config, self.training_config = model, training
@@ -260,16 +260,16 @@ class TransformerSession(Session):
         self.predictor = self.weights.predictor(vocabulary, prior)
 
     def together(self) -> AbstractContextManager[None]:
-        """Around what any rank predicts, on all that have divided the weights."""
+        """Return a context for predictions of any rank, which all ranks enter if they have divided the weights."""
         return self.weights.together()
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Take these weights: where the ranks divide them rank 0's, else the same on all."""
+        """Load these weights, which are the same on all ranks; if the ranks divide them, rank 0's."""
         self.predictor.forget_arrays()
         self.weights.load(weights)
 
     def _check_rows(self, batch_size: int) -> None:
-        """UsageError where a rank would have nothing to do."""
+        """Raise UsageError if a rank would have nothing to do."""
         if batch_size < self.ranks.size:
             raise UsageError(
                 f"a batch of {batch_size} has no window for each of {self.ranks.size} ranks; give --batch-size "
@@ -277,13 +277,13 @@ class TransformerSession(Session):
             )
 
     def learn_from(self, teacher: Teacher, watch: Callable[[int, int], None]) -> None:
-        """Ask the run's teacher about the training text; `watch` is told how far that is."""
+        """Ask the run's teacher about the training text; `watch` is called with the progress."""
         self.soft_targets = SoftTargets(teacher, self.corpus, self.training_config, watch)
         self.batch_source.soft_targets = self.soft_targets
 
     @property
     def is_last(self) -> bool:
-        """Is it the last member that is trained?"""
+        """Whether the member in training is the last one."""
         return self.number == len(self.plan.members) - 1
 
     @property
@@ -302,14 +302,14 @@ class TransformerSession(Session):
         return self.state.chars_before + self.member_step * self.chars_per_step
 
     def pooled(self) -> Predictor:
-        """What predicts by all that is calibrated, the member in training included."""
+        """Return the predictor of all that is calibrated, the member in training included."""
         if self.state.mixture is None:
             return self.predictor
         last = self.predictor if self.ranks.shards else None
         return predictor_of(self.snapshot(), self.device, ngram=self.kneser_ney, last=last)
 
     def return_to_best(self, run: RunFolder) -> None:
-        """Take the weights of the best checkpoint of this member. Raises CheckpointError."""
+        """Return to weights and optimizer state of this member's best checkpoint. Raises CheckpointError."""
         best = self.state.early_stopping.best_step
         if best is None or best == self.state.step:
             return
@@ -331,19 +331,19 @@ class TransformerSession(Session):
 
     @property
     def begins_again(self) -> bool:
-        """Does the plan have another size from the next step on?"""
+        """Whether the plan has another size from the next step on."""
         step = self.state.step
         if step not in self.plan.decided_at:
             return False
         return not self.plan.member_at(self.number, step).is_like(self.model_config, self.training_config)
 
     def begin_again(self) -> None:
-        """Give the member up, and begin its training again with the size that the plan has from the next step on."""
+        """Restart the training of the member, with the size that the plan has from the next step on."""
         self.state.begin_again(self.unigram_nats, self.chars_read)
         self._begin_member(self.plan.member_at(self.number, self.state.step))
 
     def _use_threads(self, threads: int | None) -> None:
-        """Compute with as many threads as the plan says, where it does."""
+        """Use as many threads as the plan says, if it does."""
         if threads is None:
             return
         self.training_config = replace(self.training_config, threads=threads)
@@ -351,7 +351,7 @@ class TransformerSession(Session):
             change_threads(threads)
 
     def follow_plan(self, step: int) -> None:
-        """Put in force what the plan has for a step: regularisation, the number of threads, and parts of a batch."""
+        """Apply the plan of a step: regularisation, number of threads and gradient accumulation."""
         member = self.plan.member_at(self.number, step)
         self._use_threads(member.training.threads)
         self.training_config = replace(self.training_config, grad_accum=member.training.grad_accum)
@@ -373,8 +373,8 @@ class TransformerSession(Session):
         *,
         threads_given: bool = False,
     ) -> "TransformerSession":
-        """The session of a checkpoint, under the plan in force. Raises CheckpointError."""
-        if not plan.members:  # of a version that trained one transformer
+        """Return the session of a checkpoint, under the current plan. Raises CheckpointError."""
+        if not plan.members:  # written by a version that trained one transformer
             end, configs = plan.schedule.end, (snapshot.model_config, snapshot.training_config)
             plan = replace(plan, members=(MemberPlan(model=configs[0], training=configs[1], end=end),))
         number = len(snapshot.earlier)
@@ -427,7 +427,7 @@ class TransformerSession(Session):
             self.model.train()
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
-        """The parts of this rank's rows of the next batch, its dropout seed set.
+        """Yield the parts of this rank's rows of the next batch, with the dropout seed set.
 
         Each is ids (B, T + 1), prior (B, T, V) and soft targets (B, T, V).
         """
@@ -446,12 +446,12 @@ class TransformerSession(Session):
 
     @property
     def n_parts(self) -> int:
-        """Into how many parts this rank's rows of a batch are split: at least one row each."""
+        """The number of parts that this rank's rows of a batch are split into, of at least one row each."""
         least = self.batch_sampler.batch_size // self.ranks.size
         return min(self.training_config.grad_accum, least)
 
     def learning_rates(self) -> LearningRates:
-        """The learning rates of the next step."""
+        """Return the learning rates of the next step."""
         factor = self.plan.schedule.factor(self.state.step) * self.state.rate_factor
         config = self.training_config
         assert config.learning_rate is not None
@@ -459,19 +459,19 @@ class TransformerSession(Session):
         return LearningRates(*(peak * factor for peak in peaks))
 
     def on_device(self, rates: LearningRates) -> LearningRates:
-        """The rates as the optimizer takes them: on a GPU as tensors, which it need not wait for."""
+        """Convert the rates for the optimizer: on a GPU to tensors, for which it need not wait."""
         if not is_accelerator(self.device):
             return rates
         return LearningRates(*send(torch.tensor(rates), self.device).unbind())
 
     def compute_on_cpu(self, run: RunFolder) -> None:
-        """Go on on the CPU from the last checkpoint, since the GPU failed. Raises CheckpointError."""
+        """Continue on the CPU from the last checkpoint, since the GPU failed. Raises CheckpointError."""
         self.device = torch.device("cpu")
         self._begin_member(self.plan.member_at(self.number, self.state.member_start))
         self.restore(read_newest(run, lambda _: None))
 
     def held_out(self, baseline: KneserNey | None = None, predictor: Predictor | None = None) -> HeldOut:
-        """The evaluation on held-out text, next to a baseline: by default the n-gram model of the run.
+        """Return the evaluation on held-out text, with a baseline: by default the n-gram model of the run.
 
         `predictor`: by default the member in training alone.
         """
@@ -479,11 +479,11 @@ class TransformerSession(Session):
         return HeldOut(self.corpus, predictor, baseline, together=self.weights.together)
 
     def is_finite(self) -> bool:
-        """Are all weights finite?"""
+        """Whether all weights are finite."""
         return self.weights.is_finite()
 
     def snapshot(self) -> Snapshot:
-        """The session as a checkpoint."""
+        """Return the session as a checkpoint."""
         return replace(
             super().snapshot(),
             weights=self.weights.state_dict(),
@@ -505,7 +505,7 @@ class TransformerSession(Session):
         self.optimizer.restore(snapshot.optimizer, self.state.updates)
 
     def roll_back(self, run: RunFolder) -> int:
-        """Return to the last checkpoint, at half the learning rate and with later batches; the step there.
+        """Return to the last checkpoint, with half the learning rate and later batches; return its step.
 
         The batches between the two steps are skipped from now on. Raises CheckpointError.
         """
@@ -520,6 +520,6 @@ class TransformerSession(Session):
         return state.step
 
     def begin_extension(self) -> None:
-        """Reopen a finished run."""
+        """Reopen a finished run to train it further."""
         self.state.finished = None
         self.state.early_stopping.rises = 0

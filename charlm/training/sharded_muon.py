@@ -1,4 +1,4 @@
-"""Muon whose matrices the ranks share out: each sums the gradients of its own, keeps their momenta and orthogonalises them.
+"""Muon with its matrices shared out over the ranks, each of which holds the momenta of its own and orthogonalises them.
 
 Shapes: W ranks, P matrices of a rank, R rows, C columns.
 """
@@ -15,33 +15,33 @@ from charlm.training.distributed import Ranks, Work
 from charlm.training.gradient_buckets import BUCKET_BYTES, Bucket
 
 Orthogonalize = Callable[[Tensor], Tensor]
-"""About U V' of each matrix (P, R, C)."""
+"""A function that returns about U V' of each matrix (P, R, C)."""
 
 
 class Piece(NamedTuple):
-    """A matrix that is fused in a weight."""
+    """A matrix that is part of a fused weight."""
 
     name: str
-    place: int  # of the weight
+    place: int  # index of the weight
     first_row: int
     n_rows: int
 
     def of(self, tensor: Tensor) -> Tensor:
-        """Its rows of the weight, or of something of the same shape."""
+        """Return its rows of the weight, or of a tensor of the same shape."""
         return tensor[self.first_row : self.first_row + self.n_rows]
 
 
 class ScatterBucket(Bucket):
-    """Gradients of matrices (R, C), of whose sums each rank gets those of its own: W P of them, or fewer."""
+    """Gradients of up to W P matrices (R, C), which a reduce-scatter sums: each rank gets those of its own matrices."""
 
     def __init__(self, pieces: Sequence[Piece], weights: Mapping[str, Tensor], ranks: Ranks) -> None:
-        """Rank r has every W-th of the pieces, from r on; where there are too few, some ranks have zeros."""
+        """Rank r owns every W-th piece, from r on; if there are too few, some ranks have zeros."""
         super().__init__(sorted({piece.place for piece in pieces}))
         weight = weights[pieces[0].name]
         R, C = pieces[0].of(weight).shape
         W, P = ranks.size, -(-len(pieces) // ranks.size)
         self._pieces = {piece: (i % W, i // W) for i, piece in enumerate(pieces)}
-        self.flat = torch.zeros(W, P, R, C, device=weight.device, dtype=weight.dtype)  # also of the weights
+        self.flat = torch.zeros(W, P, R, C, device=weight.device, dtype=weight.dtype)  # later the weights
         self.gradients = torch.zeros(P, R, C, device=weight.device, dtype=weight.dtype)
         self.momenta = torch.zeros_like(self.gradients)
         self.own = {piece: i for piece, (rank, i) in self._pieces.items() if rank == ranks.rank}
@@ -49,7 +49,7 @@ class ScatterBucket(Bucket):
         self._weights, self._rank = weights, ranks.rank
 
     def take(self, place: int, gradient: Tensor | None) -> None:
-        """Copy the gradient of a weight; None is one of zeros."""
+        """Copy the gradient of a weight; None means zeros."""
         for piece, at in self._pieces.items():
             if piece.place == place:
                 if gradient is None:
@@ -58,7 +58,7 @@ class ScatterBucket(Bucket):
                     self.flat[at].copy_(piece.of(gradient))
 
     def leave(self, ranks: Ranks) -> Work:
-        """Begin to travel."""
+        """Start the reduce-scatter of the bucket."""
         return ranks.begin_scattered_sum(self.gradients, self.flat)
 
     def update(
@@ -75,14 +75,14 @@ class ScatterBucket(Bucket):
         new.mul_(1 - rate * decay * finite).sub_(directions * (rate * self.shape_rate * finite))
 
     def gathered(self, ranks: Ranks) -> dict[Piece, Tensor]:
-        """The momenta of all pieces."""
+        """Gather the momenta of all pieces."""
         room = torch.empty_like(self.flat)
         room[ranks.rank] = self.momenta
         ranks.begin_gather(room).wait()
         return {piece: room[at] for piece, at in self._pieces.items()}
 
     def put_back(self) -> None:
-        """Take the weights that all ranks have updated."""
+        """Copy the weights that all ranks have updated into the model."""
         for piece, at in self._pieces.items():
             piece.of(self._weights[piece.name].detach()).copy_(self.flat[at])
 
@@ -90,7 +90,7 @@ class ScatterBucket(Bucket):
 class ShardedMuon:
     """Muon's matrices, their momenta and their gradients, shared out over the ranks.
 
-    What travels for a matrix is what an all-reduce of its gradient would send: a reduce-scatter before the update and an
+    The traffic of a matrix is that of an all-reduce of its gradient: a reduce-scatter before the update, and an
     all-gather of the weights after it. Rows of equal shape share a bucket (Rajbhandari et al. 2020, ZeRO, arXiv 1910.02054).
     """
 
@@ -101,7 +101,7 @@ class ShardedMuon:
         parts: Sequence[Sequence[int]],
         ranks: Ranks,
     ) -> None:
-        """`weights`: all that are trained; `names` are the matrices' and `parts` the rows of those fused in each."""
+        """`weights`: all trained weights; `names`: those of matrices; `parts`: the rows of the matrices fused in each."""
         place = {name: i for i, name in enumerate(weights)}
         pieces = [
             Piece(name, place[name], first_row, n_rows)
@@ -109,7 +109,7 @@ class ShardedMuon:
             for first_row, n_rows in zip(accumulate(rows, initial=0), rows, strict=False)
         ]
         shapes: dict[tuple[int, ...], list[Piece]] = {}
-        for piece in reversed(pieces):  # whose gradients come first
+        for piece in reversed(pieces):  # the last ones' gradients come first
             shapes.setdefault(tuple(piece.of(weights[piece.name]).shape), []).append(piece)
         self.buckets: list[ScatterBucket] = []
         self._ranks = ranks
@@ -119,7 +119,7 @@ class ShardedMuon:
             self.buckets += [ScatterBucket(alike[i : i + n], weights, ranks) for i in range(0, len(alike), n)]
 
     def sum_of_squares(self) -> Tensor:
-        """Of the gradients of all ranks' matrices."""
+        """Return the sum of squares of the gradients of all ranks' matrices."""
         own = torch.stack([bucket.gradients.double().square().sum() for bucket in self.buckets]).sum()
         return self._ranks.sum(own)
 
@@ -128,7 +128,7 @@ class ShardedMuon:
     ) -> None:
         """Update all matrices by `by` times their gradients; nothing changes where it is not finite."""
         works = []
-        for bucket in self.buckets:  # each travels while the next one is computed
+        for bucket in self.buckets:  # each is sent while the next one is computed
             bucket.update(orthogonalize, rate, decay, momentum, by)
             works.append(self._ranks.begin_gather(bucket.flat))
         for bucket, work in zip(self.buckets, works, strict=True):
@@ -142,7 +142,7 @@ class ShardedMuon:
                 piece.of(state[f"momentum.{piece.name}"]).copy_(at)
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take this rank's momenta from the whole state."""
+        """Restore this rank's momenta from the whole state."""
         for bucket in self.buckets:
             for piece, i in bucket.own.items():
                 bucket.momenta[i] = piece.of(state[f"momentum.{piece.name}"])

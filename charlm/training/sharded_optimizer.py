@@ -1,4 +1,4 @@
-"""The optimizer of weights that are divided over the ranks, and its state, which is divided like them.
+"""The optimizer for weights that are divided over the ranks; its state is divided like them.
 
 Shapes: W ranks, R rows, r rows of this rank, C columns.
 """
@@ -24,26 +24,26 @@ from charlm.training.optimizer import (
 
 
 class ShardedOptimizer(Optimizer):
-    """Updates this rank's rows of each weight, and holds the optimizer's state of these.
+    """Updates this rank's rows of each weight, and holds the state for these.
 
     A matrix that Muon trains is orthogonalised by one rank, to which the others send their rows.
     """
 
     def _parameters(self, model: LanguageModel) -> dict[str, nn.Parameter | Tensor]:
-        """This rank's rows of the weights, by name."""
+        """Return this rank's rows of the weights, by name."""
         self._model = model
         self._rows = {name: len(weight) for name, weight in model.named_parameters()}
         return own_rows_of(model)
 
     def _choose_native(self) -> None:
-        """No compiled update, which knows whole weights."""
+        """Use no compiled optimizer, which needs whole weights; leave AdamW only weights of which this rank has rows."""
         self.adamw_groups = tuple(
             ([name for name in names if self.weights[name].numel()], decay)
             for names, decay in self.adamw_groups
         )
 
     def clear_gradients(self) -> None:
-        """Forget the gradients of the last step, and of one that was broken off."""
+        """Drop the gradients of the last step, and those of an aborted one."""
         super().clear_gradients()
         for weight in self._model.parameters():
             weight.grad = None
@@ -51,7 +51,7 @@ class ShardedOptimizer(Optimizer):
     def clip_and_update(
         self, rates: LearningRates, loss: Tensor, grad_clip: float, read: ReadRows | None
     ) -> tuple[Tensor, Tensor]:
-        """Clip the gradients by their norm over all ranks, and update all that AdamW does not."""
+        """Clip the gradients by their norm over all ranks, and update the weights but AdamW's."""
         for name, weight in self._model.named_parameters():
             if isinstance(weight.grad, DTensor):
                 self.weights[name].grad = weight.grad.to_local()
@@ -67,7 +67,7 @@ class ShardedOptimizer(Optimizer):
         return norm, finite
 
     def _directions(self, updates: Sequence[Tensor]) -> list[Tensor]:
-        """Orthogonalise matrices of which each rank has some rows (r, C); the same rows of the results."""
+        """Orthogonalise matrices of which each rank has some rows (r, C); return the same rows of the results."""
         W, ranks = self.ranks.size, self.ranks
         whole: dict[int, Tensor] = {}
         for i, (name, update) in enumerate(zip(self.muon_names, updates, strict=True)):
@@ -93,11 +93,11 @@ class ShardedOptimizer(Optimizer):
         }
 
     def rows(self) -> dict[str, Tensor]:
-        """This rank's rows of the state, as its file has them."""
+        """Return this rank's rows of the state, as its file has them."""
         return part_of(self.state, self.ranks)
 
     def restore(self, state: Mapping[str, Tensor], n_updates: int) -> None:
-        """Restore this rank's rows of rank 0's state after that many updates."""
+        """Restore this rank's rows from rank 0's state after that many updates."""
         self.n_updates.fill_(n_updates)
         for key, own in self.state.items():
             name, whole = key.partition(".")[2], partial(state.__getitem__, key)
@@ -108,7 +108,7 @@ class ShardedOptimizer(Optimizer):
 
 
 def own_rows_of(model: nn.Module) -> dict[str, nn.Parameter | Tensor]:
-    """This rank's rows (r, ...) of each weight, in its memory; of what is not divided, all."""
+    """Return views of this rank's rows (r, ...) of each weight; all rows if it is not divided."""
     found: dict[str, nn.Parameter | Tensor] = {}
     for name, weight in model.named_parameters():
         if isinstance(weight, DTensor):
@@ -119,6 +119,6 @@ def own_rows_of(model: nn.Module) -> dict[str, nn.Parameter | Tensor]:
 
 
 def part_of(held: Mapping[str, Tensor], ranks: Ranks) -> dict[str, Tensor]:
-    """What this rank writes of weights or state that it holds: its rows, also of the n-gram embeddings, which it has whole."""
+    """Return the rows of weights or state that this rank writes, also of n-gram embeddings, which it holds whole."""
     tables = {key: tensor for key, tensor in held.items() if key.endswith(TABLE)}
     return {**held, **rows_of(tables, ranks.rank, ranks.size)}

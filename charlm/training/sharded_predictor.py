@@ -1,4 +1,4 @@
-"""The predictor of weights that the ranks have divided: they compute forward passes together, each of a text of its own.
+"""The predictor for weights that are divided over the ranks: they run forward passes together, each on its own text.
 
 Shapes: B texts side by side, T positions, C width.
 """
@@ -17,9 +17,9 @@ from charlm.training.distributed import Ranks
 
 
 class ShardedPredictor(TransformerPredictor):
-    """Predicts within `together`: a pass gathers the weights block by block, so every rank takes part in each.
+    """Predicts within `together`: a pass gathers the weights block by block, so every rank takes part in each pass.
 
-    A rank that has nothing to compute, or less than others, passes one symbol through the model in their company.
+    A rank that has less to compute than others runs passes of one symbol meanwhile.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class ShardedPredictor(TransformerPredictor):
         prior: KneserNey | None,
         ranks: Ranks,
     ) -> None:
-        """`outputs`: the model's `hidden`, which gathers the weights."""
+        """`outputs`: the model's `hidden`, wrapped to gather the weights."""
         super().__init__(model, vocabulary, prior, native=False)
         self._outputs, self._ranks = outputs, ranks
 
@@ -41,20 +41,20 @@ class ShardedPredictor(TransformerPredictor):
         docs: Tensor | None = None,
         log_prior: Tensor | None = None,
     ) -> Tensor:
-        """The last block's output (B, T, C) for this rank's ids (B, T), while others compute theirs. Raises RankError."""
+        """Return the last block's output (B, T, C) for this rank's ids (B, T); others compute theirs. Raises RankError."""
         self._does_any_compute(True)
-        # What is gathered is kept for training, which cannot use tensors of the inference mode.
+        # Gathered weights are kept for training, which cannot use inference-mode tensors.
         with self._ranks.talking(), torch.inference_mode(False), torch.no_grad():
             return self._outputs(ids, cache, docs, log_prior)
 
     def new_cache(self, batch_size: int) -> ModelCache:
-        """An empty cache for `batch_size` texts."""
+        """Return an empty cache for `batch_size` texts."""
         with torch.inference_mode(False):
             like = torch.empty(0, device=self.device, dtype=self.precision)
             return self.model.new_cache(batch_size, like)
 
     def help(self) -> None:
-        """Take part in the passes of other ranks until all need no more. Raises RankError."""
+        """Take part in the passes of other ranks until none needs more. Raises RankError."""
         nothing = torch.zeros(1, 1, dtype=torch.int64, device=self.device)
         while self._does_any_compute(False):
             with self._ranks.talking(), torch.no_grad():

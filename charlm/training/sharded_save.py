@@ -25,20 +25,21 @@ from charlm.training.distributed import Ranks
 from charlm.training.session import TransformerSession
 
 Rows = Mapping[str, Mapping[str, Tensor]]
-"""Of each file of tensors a rank's rows, by name."""
+"""A rank's rows of each tensor, by file and by name."""
 
 
 def own_rows(session: TransformerSession) -> Rows:
-    """This rank's rows of all weights and of the optimizer's state."""
+    """Return this rank's rows of all weights and of the optimizer state."""
     earlier = named_earlier([member.weights for member in session.earlier])
     part = rows_of(earlier, session.ranks.rank, session.ranks.size)
     return {WEIGHTS_FILE: {**session.weights.rows(), **part}, OPTIMIZER_FILE: session.optimizer.rows()}
 
 
 def save_rows(session: TransformerSession, run: RunFolder, *, best: bool) -> dict[str, str]:
-    """Write a checkpoint, point to it, then remove old ones: its `path` on all ranks, or the `failure`.
+    """Write a checkpoint, point to it, then remove old ones; return its `path` on all ranks, or the `failure`.
 
-    A rank that does not see rank 0's disk sends its rows there. What is unfinished has a temporary name, so no rank that dies leaves half a checkpoint. Raises RankError.
+    A rank that does not see rank 0's disk sends its rows there. An unfinished checkpoint has a temporary name, so a rank
+    that dies never leaves half of one. Raises RankError.
     """
     ranks, own, snapshot = session.ranks, own_rows(session), session.snapshot()
     whole: Rows = {WEIGHTS_FILE: snapshot.all_weights, OPTIMIZER_FILE: snapshot.optimizer}
@@ -69,7 +70,7 @@ def save_rows(session: TransformerSession, run: RunFolder, *, best: bool) -> dic
 
 
 def _told(act: Callable[[], str]) -> dict[str, str]:
-    """The path that something has written, or why the disk refuses."""
+    """Return the `path` that `act` has written, or its `failure`: why the disk refuses."""
     try:
         return {"path": act()}
     except OSError as error:
@@ -79,7 +80,7 @@ def _told(act: Callable[[], str]) -> dict[str, str]:
 def _write(
     folder: Path, ranks: Ranks, rank: int, rows: Rows, read: Callable[[str, str], Tensor]
 ) -> dict[str, Any] | None:
-    """Write the files of a rank: their entries, or the `failure`; None where this process does not see the folder."""
+    """Write the files of a rank; return their entries or the `failure`, None if this process does not see the folder."""
     if not folder.is_dir():
         return None
     entries = {}
@@ -110,13 +111,13 @@ def _pass_on(folder: Path, ranks: Ranks, rank: int, whole: Rows, own: Rows) -> d
 
     coming = sent()
     written = _write(folder, ranks, rank, rows, lambda file, name: next(coming))
-    for _ in coming:  # where the disk refused, the rest is sent all the same
+    for _ in coming:  # if the disk refused, the rest is sent all the same
         pass
     return written
 
 
 def _entries(folder: Path, every: list[Any]) -> dict[str, FileEntry]:
-    """The entries of the files that all ranks have written. Raises OSError where one could not, or is not there."""
+    """Return the entries of all ranks' files. Raises OSError if a rank failed, or a file is missing or has another size."""
     for written in every:
         if "failure" in written:
             raise OSError(written["failure"])

@@ -1,4 +1,4 @@
-"""Weights and gradients divided over the ranks, each of which has some rows of every weight."""
+"""Sharded weights and gradients (FSDP): each rank holds some rows of every weight."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -25,10 +25,10 @@ from charlm.training.sharded_predictor import ShardedPredictor
 
 
 class ShardedWeights(ModelWeights):
-    """A model whose blocks have all of their weights only while they are computed.
+    """A model whose blocks hold all of their weights only while they are computed.
 
-    By torch's `fully_shard`: a block's weights are gathered before its forward and backward pass, and of the summed
-    gradients each rank gets its rows (Rajbhandari et al. 2020, ZeRO, arXiv 1910.02054; Zhao et al. 2023, FSDP, arXiv
+    By torch's `fully_shard`: a block's weights are gathered before its forward and backward pass, and each rank gets its
+    rows of the summed gradients (Rajbhandari et al. 2020, ZeRO, arXiv 1910.02054; Zhao et al. 2023, FSDP, arXiv
     2304.11277). The table of n-gram embeddings, which has no gradient, stays whole on each rank.
     """
 
@@ -42,7 +42,7 @@ class ShardedWeights(ModelWeights):
         ranks: Ranks,
         device: torch.device,
     ) -> None:
-        """Rank 0 makes one weight after another, as `initialise` does, and each rank keeps its rows."""
+        """Rank 0 initialises one weight after another, as `initialise` does, and each rank keeps its rows."""
         model = empty_model(config, n_symbols).train()
         super().__init__(model, ranks)
         self._shapes = empty_model(config, n_symbols)
@@ -50,7 +50,7 @@ class ShardedWeights(ModelWeights):
         for block in model.blocks:
             fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh, ignored_params={model.ngrams.table} if model.ngrams else None)
-        model.__dict__["outputs"] = model.hidden  # which `loss` calls as it is
+        model.__dict__["outputs"] = model.hidden  # a second name, since `loss` calls `hidden` unwrapped
         for method in ("loss", "outputs"):
             register_fsdp_forward_method(model, method)
         assert isinstance(model, FSDPModule)
@@ -58,7 +58,7 @@ class ShardedWeights(ModelWeights):
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)  # each rank weights its gradient by its rows
-                module.set_force_sum_reduction_for_comms(True)  # gloo knows no sum with a factor
+                module.set_force_sum_reduction_for_comms(True)  # gloo cannot sum with a factor
         model.to_empty(device=device)
 
         def made(name: str, shape: torch.Size) -> Tensor:
@@ -69,41 +69,41 @@ class ShardedWeights(ModelWeights):
         self._take(made)
 
     def buckets(self, optimizer: Optimizer) -> GradientBuckets | None:
-        """None: the gradients are summed where they are divided."""
+        """Return None: gradients are summed as they are divided."""
 
     def passing(self) -> AbstractContextManager[None]:
-        """Around a forward and backward pass: raise RankError where it waits for a rank that does not answer."""
+        """Return a context for a forward and backward pass; raises RankError there if a rank does not answer."""
         return self.ranks.talking()
 
     def predictor(self, vocabulary: Vocabulary, prior: KneserNey | None) -> TransformerPredictor:
-        """What predicts by these weights, as they are at the time, within `together`."""
+        """Return a predictor that shares these weights, to be used within `together`."""
         self._predictor = ShardedPredictor(self.model, self._outputs, vocabulary, prior, self.ranks)
         return self._predictor
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Around what any rank predicts, on all of them: each helps the others at the end. Raises RankError."""
+        """Let ranks predict inside the block, which all of them enter; at its end each helps the others. Raises RankError."""
         yield
         self._predictor.help()
         self._root.reshard()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The shapes of the weights, on the meta device."""
+        """Return the shapes of the weights, on the meta device."""
         return dict(self._shapes.state_dict())
 
     def gathered(self) -> dict[str, Tensor]:
-        """All weights, on all ranks. Raises RankError."""
+        """Gather all weights, on all ranks. Raises RankError."""
         with self.ranks.talking():
             return {name: _whole(weight) for name, weight in self.model.state_dict().items()}
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Take this rank's rows of rank 0's weights, which it reads one after another."""
+        """Load this rank's rows of rank 0's weights, which rank 0 reads one after another."""
         self._take(lambda name, shape: weights[name])
 
     @torch.no_grad()
     def _take(self, of: Callable[[str, torch.Size], Tensor]) -> None:
-        """Take this rank's rows of what rank 0 has for each name and shape."""
+        """Fill this rank's rows from the weights that rank 0 has for each name and shape."""
         rows = own_rows_of(self.model)
         for name, weight in self._shapes.named_parameters():
             made = partial(of, name, weight.shape)
@@ -113,11 +113,11 @@ class ShardedWeights(ModelWeights):
                 self.ranks.take_rows(rows[name], len(weight), made)
 
     def rows(self) -> dict[str, Tensor]:
-        """This rank's rows of the weights, as its file has them."""
+        """Return this rank's rows of the weights, as its file has them."""
         return part_of(own_rows_of(self.model), self.ranks)
 
     def is_finite(self) -> bool:
-        """Are the weights of all ranks finite? Raises RankError."""
+        """Whether the weights of all ranks are finite. Raises RankError."""
         own = own_rows_of(self.model).values()
         broken = torch.tensor([0.0 if all(bool(torch.isfinite(w).all()) for w in own) else 1.0])
         return not float(self.ranks.sum(broken))

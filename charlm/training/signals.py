@@ -18,7 +18,7 @@ NAMES = ("SIGHUP", "SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBRE
 """SIGUSR1 and SIGUSR2 are early warnings of batch systems, SIGXCPU of a CPU limit; SIGBREAK is Windows' own."""
 NUMBERS: dict[str, int] = {name: int(getattr(signal, name)) for name in NAMES if hasattr(signal, name)}
 UNINTERRUPTIBLE = ("numpy", "torch")
-RETRY = 0.05  # seconds after which a signal that waits is raised again
+RETRY = 0.05  # seconds after which a deferred signal is raised again
 EXIT_CODES = {name: 128 + number for name, number in NUMBERS.items()}
 
 
@@ -32,10 +32,10 @@ class Signalled(KeyboardInterrupt):
 
 @contextmanager
 def raising_signals() -> Iterator[list[int]]:
-    """Within it a signal raises Signalled, so that temporary files are removed; a second one exits at once.
+    """Raise Signalled (Ctrl-C: KeyboardInterrupt) in the block, so that temporary files go; a second signal exits at once.
 
-    While torch or NumPy is imported a signal waits for the end of that: some of their parts end the process,
-    or hide the exception behind another. Yields the numbers of the signals that were raised.
+    While torch or NumPy is imported, a signal is deferred: some of their parts end the process, or hide the
+    exception behind another. Yields the numbers of the signals that were raised.
     """
     came: list[int] = []
     waiting: list[threading.Timer] = []
@@ -64,7 +64,7 @@ def raising_signals() -> Iterator[list[int]]:
 
 
 def _raise_again(number: int) -> None:
-    """Send this process the signal; on POSIX the main thread, whose system call it then interrupts."""
+    """Send the signal to this process; on POSIX to the main thread, whose system call it then interrupts."""
     if sys.platform == "win32":
         signal.raise_signal(number)
     else:
@@ -72,13 +72,13 @@ def _raise_again(number: int) -> None:
 
 
 def _importing() -> bool:
-    """Is the import of a package at work that must not be interrupted?"""
+    """Whether a package is being imported that must not be interrupted."""
     specs = (getattr(sys.modules.get(name), "__spec__", None) for name in UNINTERRUPTIBLE)
     return any(getattr(spec, "_initializing", False) for spec in specs)
 
 
 def _handle(numbers: list[int], handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
-    """Set a handler for these signals but those that are ignored; what handled them before."""
+    """Set a handler for these signals, except ignored ones; return the previous handlers."""
     if threading.current_thread() is not threading.main_thread():
         return {}  # Python lets only the main thread set handlers
     before = {number: signal.getsignal(number) for number in numbers}
@@ -94,18 +94,18 @@ def _restore(before: dict[int, Any]) -> None:
 
 
 class Stop:
-    """Tells whether training should end after this step, and for what reason."""
+    """Tells whether training should end after this step, and why."""
 
     reason: str | None = None
 
     def is_set(self) -> bool:
-        """Should training end?"""
+        """Whether training should end."""
         return self.reason is not None
 
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[Stop]:
-    """Within it, the first SIGINT sets the stop that is yielded; a second one raises KeyboardInterrupt."""
+    """Yield a stop, which the first SIGINT inside the block sets; a second one raises KeyboardInterrupt."""
     stop = Stop()
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -121,7 +121,7 @@ def stop_on_interrupt() -> Iterator[Stop]:
 
 
 class StopSignals(Stop):
-    """While entered, the first signal sets the stop; a second Ctrl-C leaves at once with 130.
+    """A stop that is set by the first signal while it is entered; a second Ctrl-C exits at once with 130.
 
     `announce` is called with the signal's name, in another thread, as soon as one arrives.
     """
@@ -134,7 +134,7 @@ class StopSignals(Stop):
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._fd_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        self._before = _handle(list(self._names), lambda number, frame: None)  # the thread has it
+        self._before = _handle(list(self._names), lambda number, frame: None)  # the thread handles it
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
         return self

@@ -1,4 +1,4 @@
-"""Sizes of models, how long their steps take, and the size that is expected to end lowest within a budget."""
+"""Model sizes, the time of their steps, and the choice of the size with the lowest expected loss within a budget."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,23 +8,23 @@ from charlm.config import PRIOR, ModelConfig, TrainingConfig
 from charlm.training.scaling import NO_PRIOR_LAW, PRIOR_LAW
 
 TYPICAL_GFLOPS = 100.0
-"""The speed of training steps on a few CPU cores, in 10^9 operations per second, where nothing was timed."""
+"""The assumed speed of training steps if none was timed, in 10^9 FLOPs per second: that of a few CPU cores."""
 GPU_GFLOPS = 30_000.0
-"""An estimate of the same on a GPU, which nobody has measured: a tenth of what an A100 is sold for."""
+"""The same for a GPU: an estimate, never measured, of a tenth of an A100's nominal speed."""
 GPU_LEAST_GFLOPS = 5_000.0
-"""At this speed it is no CPU, and larger sizes are offered."""
+"""From this speed on the device is not a CPU, and larger sizes are offered."""
 GROWTH = 0.8
-"""Seconds of a step grow with this power of its operations: larger products are more efficient."""
+"""The seconds of a step grow with this power of its FLOPs, since larger products are more efficient."""
 UNTIMED_SPEED = 1.15
-"""How much faster than expected a size may be that was not timed; so what looks best is timed before it is chosen."""
+"""How much faster than expected an untimed size may be; with this bonus, a promising size is timed before it is chosen."""
 TIE = 0.004
-"""Of two sizes whose expected losses differ by less, as a share, the larger is chosen: the law does not know better, and
-texts such as source code gain more by size than it says."""
+"""If expected losses differ by less than this share, the larger size is chosen: the law is not more precise, and texts
+such as source code gain more from size than it predicts."""
 TRAINING_SHARE = 0.8  # of a time budget; the rest goes to start-up, evaluations and saves
-MAX_WEIGHTS_PER_CHAR = 8  # of training text: larger models only memorise
+MAX_WEIGHTS_PER_CHAR = 8  # of training text: larger models only overfit
 MAX_STEPS = 10**9
 MOST = 10**9
-"""No number of a size comes near it, and nothing overflows."""
+"""Limit on the numbers of a size: far above any real one, low enough that nothing overflows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Size:
 
     @classmethod
     def of(cls, model: ModelConfig, training: TrainingConfig, rate_share: float = 1.0) -> "Size":
-        """The size of a planned model, with that share of its learning rate."""
+        """Return the size of a planned model, with that share of its learning rate."""
         assert model.n_layer and model.n_embd and model.block_size and training.batch_size
         return cls(
             n_layer=model.n_layer,
@@ -58,7 +58,7 @@ class Size:
 
     @property
     def weights(self) -> int:
-        """Approximate weights of the blocks: attention 4 C^2, SwiGLU 8 C^2."""
+        """Approximate number of weights of the blocks: attention 4 C^2, SwiGLU 8 C^2."""
         return 12 * self.n_layer * self.n_embd**2
 
     @property
@@ -68,7 +68,7 @@ class Size:
 
     @property
     def gflop(self) -> float:
-        """Operations of a step, forward and backward, in 10^9: 6 per weight and 12 C T per layer, for each symbol."""
+        """FLOPs of a step, forward and backward, in 10^9: 6 per weight and 12 C T per layer, for each symbol."""
         per_char = 6 * self.weights + 12 * self.n_layer * self.n_embd * self.block_size
         return per_char * self.chars / 1e9
 
@@ -91,11 +91,11 @@ SIZES_WITH_PRIOR = (
     Size(n_layer=5, n_embd=160, n_head=5, block_size=512, batch_size=6, learning_rate=3e-3),
     *SIZES[5:],
 )
-"""With an n-gram prior, which knows the nearby context, longer blocks pay."""
+"""With an n-gram prior, which covers the nearby context, longer blocks pay off."""
 
 
 def _estimated(n_embd: int) -> Size:
-    """A size beyond those that were measured, by the rule of the largest ones: heads of 64, as many as layers."""
+    """Return a size beyond the measured ones, by the rule of the largest: heads of size 64, as many as layers."""
     n = n_embd // 64
     batch = 1 << round(log2(64 * (n_embd / 1024) ** 2))
     rate = round(6e-4 * 768 / n_embd, 6)
@@ -103,12 +103,12 @@ def _estimated(n_embd: int) -> Size:
 
 
 ESTIMATED_SIZES = tuple(map(_estimated, (1024, 1536, 2048)))
-"""For 10^14 to 10^17 operations per second. Estimates: neither their rates nor their losses were ever measured."""
+"""For 10^14 to 10^17 FLOPs per second. Estimates: neither their learning rates nor their losses were measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepTime:
-    """How long a training step of some size and kind took here."""
+    """The measured time of a training step of some size and kind on this machine."""
 
     kind: str  # PRIOR or NO_PRIOR
     size: Size
@@ -123,27 +123,27 @@ class StepTime:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What a run may use: seconds, and how long steps take; or a number of steps; and what the machine offers."""
+    """The budget of a run: seconds, with timed steps, or a number of steps; and the machine's capabilities."""
 
     seconds: float | None = None
     timed: tuple[StepTime, ...] = ()
     steps: int | None = None
     precision: str = "fp32"  # the fastest on this machine
-    compiler: bool = False  # is one available?
-    kernels: bool = False  # are the training kernels available, which make compiling pointless?
-    gflops: float = TYPICAL_GFLOPS  # the speed of steps, where nothing was timed
+    compiler: bool = False  # whether one is available
+    kernels: bool = False  # whether the training kernels are available, which make compiling pointless
+    gflops: float = TYPICAL_GFLOPS  # the speed of steps, if nothing was timed
 
     def part(self, share: float) -> "Budget":
-        """A share of it."""
+        """Return a share of the budget."""
         seconds = None if self.seconds is None else self.seconds * share
         return replace(self, seconds=seconds, steps=self.steps and max(1, round(self.steps * share)))
 
     def is_timed(self, kind: str, size: Size) -> bool:
-        """Were steps of that size timed?"""
+        """Whether steps of that size were timed."""
         return any(t.kind == kind and t.size.gflop == size.gflop for t in self.timed)
 
     def step_seconds(self, kind: str, size: Size) -> float:
-        """How long a step takes, or is expected to take by the nearest size that was timed."""
+        """Return the seconds of a step: measured, or extrapolated from the nearest timed size."""
         of_kind = [t for t in self.timed if t.kind == kind] or self.timed
         if not of_kind:
             return size.gflop / self.gflops
@@ -157,14 +157,14 @@ class Budget:
         return ESTIMATED_SIZES if max(fastest, self.gflops) >= GPU_LEAST_GFLOPS else ()
 
     def steps_of(self, kind: str, size: Size) -> int:
-        """About how many steps fit."""
+        """Return about how many steps fit."""
         if self.steps is not None:
             return self.steps
         assert self.seconds
         return max(1, min(MAX_STEPS, round(TRAINING_SHARE * self.seconds / self.step_seconds(kind, size))))
 
     def chars_of(self, kind: str, size: Size) -> float:
-        """About how many symbols are read: of a size whose first step does not fit, the part of it that does."""
+        """Return about how many symbols are read; if not even one step fits, the part of it that does."""
         steps: float = self.steps_of(kind, size)
         if self.steps is None and steps == 1:
             assert self.seconds
@@ -172,25 +172,25 @@ class Budget:
         return steps * size.chars
 
     def scoring_seconds(self, kind: str, size: Size) -> float:
-        """How long scoring a symbol takes: a forward pass is a third of a step, and reads each symbol twice."""
+        """Return the seconds to score a symbol: a forward pass is a third of a step, and reads each symbol twice."""
         return 2 * self.step_seconds(kind, size) / 3 / size.chars
 
 
 def sizes_of(kind: str) -> Sequence[Size]:
-    """The sizes that a model of that kind may get, the smallest first."""
+    """Return the sizes that a model of that kind may get, the smallest first."""
     return SIZES_WITH_PRIOR if kind == PRIOR else SIZES
 
 
 def expected_loss(kind: str, size: Size, chars: float, n_train: int) -> float:
-    """The loss that a model is expected to end at which reads so many symbols, as a share of the n-grams'."""
+    """Return the expected final loss of a model that reads `chars` symbols, as a share of the n-gram model's loss."""
     law = PRIOR_LAW if kind == PRIOR else NO_PRIOR_LAW
     return law.loss(weights=size.weights, block_size=size.block_size, chars=chars, n_train=n_train)
 
 
 def choose_size(kind: str, budget: Budget, n_train: int) -> Size:
-    """The size that is expected to end lowest within the budget, on a training text of `n_train` symbols.
+    """Choose the size with the lowest expected final loss within the budget, for a training text of `n_train` symbols.
 
-    For a number of steps, which says nothing of time, it is the largest that would be chosen for as much computation.
+    For a number of steps, which says nothing about time, it is the largest that would be chosen for as much computation.
     """
     sizes = (*sizes_of(kind), *budget.sizes_beyond)
     fitting = [size for size in sizes if size.weights <= MAX_WEIGHTS_PER_CHAR * n_train] or sizes[:1]

@@ -1,4 +1,4 @@
-"""The state of a run besides its weights, as state.json holds it, and the overview of a run that lists show."""
+"""The state of a run besides its weights, as stored in state.json, and the overview of a run for lists."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -21,7 +21,7 @@ NOT_SHOWN = ("before_sums", "seconds")
 
 @dataclass(frozen=True, kw_only=True)
 class ParentLoss(OldTextLoss):
-    """What the state keeps of that loss, to score the same blocks again."""
+    """The loss on the parent's held-out text, with what is needed to score the same blocks again."""
 
     before_error: float | None
     before_sums: list[float]  # nats of each block, by the parent
@@ -45,31 +45,29 @@ class RunState:
     last_evaluation: HeldOutLoss | None = None
     finished: Literal["done", "early"] | None = None
     parent_loss: ParentLoss | None = None
-    mixture: Mixture | None = None  # of the transformers that are trained to their end
+    mixture: Mixture | None = None  # of the fully trained transformers
     calibrated: Calibrated | None = None  # how it was fitted
-    member_start: int = 0  # the step at which the training of the present member began
+    member_start: int = 0  # the step at which the training of the current member began
     chars_before: int = 0  # symbols that earlier members have read
-    threads: int = 0  # that computed the last step, on each rank
+    threads: int = 0  # used for the last step, on each rank
     ranks: int = 1
-    shard: bool = False  # were the weights divided over them?
-    kernels: str = (
-        ""  # the clone of the compiled kernels that did, or "none"; "" in runs that did not record it
-    )
+    shard: bool = False  # whether the weights were divided over them
+    kernels: str = ""  # as by `kernels_on`, for the last step; "" in runs that did not record it
 
     @property
     def last_step(self) -> int:
-        """The step that was taken last, counted from 0, or the first one of the member in training."""
+        """The last step taken, counted from 0, or the first one of the member in training."""
         return max(self.member_start, self.step - 1)
 
     def begin_member(self, unigram_nats: float, chars_before: int) -> None:
-        """Begin the training of the next member; those before it have read so many symbols."""
+        """Start the training of the next member; `chars_before`: symbols read so far."""
         self.begin_again(unigram_nats, chars_before)
         self.batch_offset, self.rate_factor = 0, 1.0
 
     def begin_again(self, unigram_nats: float, chars_before: int) -> None:
-        """Begin the training of the same member again; all before have read so many symbols.
+        """Restart the training of the current member; `chars_before`: symbols read so far.
 
-        Where it has diverged the learning rate stays reduced, and the same text skipped.
+        If it has diverged, the learning rate stays reduced, and the same text is skipped.
         """
         self.divergence, self.early_stopping = Divergence(unigram_nats=unigram_nats), EarlyStopping()
         self.updates = 0
@@ -79,12 +77,12 @@ class RunState:
 
 
 def read_state(data: dict[str, Any]) -> RunState:
-    """Rebuild from `to_json`. Raises CheckpointError."""
+    """Rebuild the state from `to_json`. Raises CheckpointError."""
     return read_as(RunState, data, "state.json")
 
 
 def overview(run: RunFolder) -> dict[str, Any]:
-    """Name, text, step, last evaluation and state of a run, for lists and `--json`; `problem` says why it is unreadable."""
+    """Return name, text, step, last evaluation and state of a run, for lists and `--json`; `problem`: why it is damaged."""
     row: dict[str, Any] = {"schema": 1, "run": run.name, "path": str(run.path), "problem": None}
     try:
         step = run.resolve("latest")
@@ -100,7 +98,7 @@ def overview(run: RunFolder) -> dict[str, Any]:
 
 
 def member_facts(configs: Sequence[Mapping[str, Any]], state: RunState) -> list[dict[str, Any]]:
-    """Kind, settings and figures of each member of a run, the n-gram model last.
+    """Return kind, settings and figures of each member of a run, the n-gram model last.
 
     `configs`: `model` and `training` of each transformer. A member that is not calibrated yet has no figures.
     """
@@ -122,7 +120,7 @@ def member_facts(configs: Sequence[Mapping[str, Any]], state: RunState) -> list[
 
 
 def evaluated_last(members: Sequence[Mapping[str, Any]], state: RunState) -> str | None:
-    """What the last evaluation was of, the mixture or the member in training; None for a run without others."""
+    """Return what the last evaluation scored, the mixture or the member in training; None for a run of a single model."""
     last, calibrated = state.last_evaluation, state.calibrated
     if last is None or len(members) < 2:
         return None
@@ -140,7 +138,7 @@ def _figures(figure: MemberFigure | None) -> dict[str, float | None]:
 
 
 def calibration_facts(state: RunState) -> dict[str, Any] | None:
-    """The last calibration: its step, symbols, temperature and figure; None before the first."""
+    """Return the last calibration without its members; None before the first."""
     if state.calibrated is None:
         return None
     return {name: value for name, value in vars(state.calibrated).items() if name != "members"}
@@ -184,6 +182,6 @@ def _overview(step: int, facts: RunFacts, state: RunState, config: dict[str, Any
 
 
 def read_facts(run: RunFolder, step: int) -> RunFacts:
-    """What run.json records, verified against the checkpoint of a step. Raises CheckpointError."""
+    """Read run.json, verified against the checkpoint of a step. Raises CheckpointError."""
     data = read_verified(run.folder(step), ("run.json",))
     return read_as(RunFacts, parse_json(data["run.json"], "run.json"), "run.json")

@@ -1,4 +1,4 @@
-"""One training step: gradients of the next batch, and the update; compiling it.
+"""One training step: gradients of the next batch, update of the weights, and compiling both.
 
 Axes: B windows, T symbols, V symbols of the model.
 """
@@ -21,14 +21,14 @@ from charlm.training.session import TransformerSession
 from charlm.training.sizes import Size
 
 GRAPH_GFLOP = 500
-"""Steps of fewer operations, in 10^9, are replayed as CUDA graphs: an estimate of what launching their kernels takes."""
+"""Steps of fewer FLOPs, in 10^9, are replayed as CUDA graphs: an estimate of where launching kernels dominates."""
 
 
 def train_step(session: TransformerSession, rates: LearningRates) -> tuple[Tensor, Tensor]:
-    """One optimizer step on the next batch: its loss in nats per symbol, and the gradient norm before clipping.
+    """Take one optimizer step on the next batch; return its loss in nats per symbol and the gradient norm before clipping.
 
-    Where either is not finite no weight changes, which is decided on the device. Raises torch.OutOfMemoryError while
-    nothing has changed, ResourceError for want of memory after that.
+    If either is not finite, no weight changes, which is decided on the device. Raises torch.OutOfMemoryError while
+    nothing has changed, ResourceError if memory runs out after that.
     """
     total = compute_gradients(session)
     try:
@@ -43,10 +43,10 @@ def train_step(session: TransformerSession, rates: LearningRates) -> tuple[Tenso
 
 
 def compute_gradients(session: TransformerSession) -> Tensor:
-    """Forward and backward pass over the parts of the next batch; the loss in nats per symbol."""
+    """Run forward and backward passes over the parts of the next batch; return the loss in nats per symbol."""
     config = session.training_config
     session.optimizer.clear_gradients()
-    session.predictor.forget_arrays()  # since the weights are about to change
+    session.predictor.forget_arrays()  # the weights are about to change
     if session.model.compiled_loss is not None:
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
     total = torch.zeros((), device=session.device)
@@ -70,7 +70,7 @@ def batch_loss(
     end: int | None = None,
     soft: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy in nats per symbol of windows (B, T + 1): each symbol is predicted from those before it.
+    """Return the cross-entropy in nats per symbol of windows (B, T + 1): each symbol is predicted from those before it.
 
     `log_prior` (B, T, V): the n-gram prior, for a model that has one. `end`: the id that separates documents,
     across which nothing is read. `soft` (B, T, V): distributions to learn instead of the symbols.
@@ -80,15 +80,15 @@ def batch_loss(
 
 
 def compile_model(session: TransformerSession) -> str | None:
-    """Compile the model's blocks, on a GPU the whole step, by a trial from which nothing is learned.
+    """Compile the model's blocks, on a GPU the whole step, by a trial that changes no weight.
 
-    Returns the reason where that fails.
+    Returns the reason if that fails.
     """
     config, model = session.training_config, session.model
     if is_accelerator(session.device):
         size = Size.of(session.model_config, config)
         graphs = session.device.type == "cuda" and config.grad_accum == 1 and size.gflop < GRAPH_GFLOP
-        graphs = graphs and not session.ranks.talks  # whose gradients leave while the step is computed
+        graphs = graphs and not session.ranks.talks  # ranks send gradients during the step
         return compile_step(model, session.optimizer, partial(idle_step, session), graphs=graphs)
     assert config.batch_size
     ids = torch.zeros(config.batch_size // config.grad_accum, model.block_size + 1, dtype=torch.long)
@@ -101,7 +101,7 @@ def compile_model(session: TransformerSession) -> str | None:
 
 
 def idle_step(session: TransformerSession) -> None:
-    """Compute a step whose loss counts as not finite, so that it changes nothing."""
+    """Compute a step with a loss of NaN, so that it changes nothing."""
     total = compute_gradients(session) * nan
     rates = session.on_device(session.learning_rates())
     session.optimizer.update(rates, total, session.training_config.grad_clip)
@@ -109,7 +109,7 @@ def idle_step(session: TransformerSession) -> None:
 
 @contextmanager
 def gpu_errors(session: TransformerSession) -> Iterator[None]:
-    """Raise ResourceError where a GPU fails, of which torch reports when it is read; full memory stays what it is."""
+    """Raise ResourceError if a GPU fails, which torch reports when results are read; OutOfMemoryError passes through."""
     try:
         yield
     except torch.OutOfMemoryError:

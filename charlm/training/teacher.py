@@ -1,4 +1,4 @@
-"""Distillation: a run, the teacher, says what it expects at each place of the training text, and a student learns that too.
+"""Distillation: a student learns, besides the text, what another run, its teacher, predicts at each position of it.
 
 Shapes: V symbols of the model, B windows of T symbols.
 """
@@ -25,21 +25,20 @@ from charlm.training.device import keep_memory, precision_context
 from charlm.training.sizes import Budget, Size
 
 MOST_NUMBERS = 1 << 28
-"""Probabilities that are kept, in float16: half a gigabyte."""
+"""Limit on the teacher's probabilities that are kept, in float16: half a gigabyte."""
 TIME_SHARE = 0.2
-"""Of a time budget, at most, for the teacher's pass over the text."""
+"""Most of a time budget, for the teacher's pass over the text."""
 NGRAM_SECONDS = 2.5e-6
-"""What n-grams and the mixture add for each symbol."""
+"""Time that n-grams and the mixture add for each symbol."""
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A checkpoint of a run, of whatever kind, whose probabilities another run learns (Hinton et al. 2015, arXiv 1503.02531).
+    """A checkpoint of any kind whose probabilities another run learns (Hinton et al. 2015, arXiv 1503.02531).
 
     The student's loss is (1 - w) times the cross-entropy with the text plus w times that with the teacher's
-    distribution, which says which other symbols could have stood there. The teacher's n-grams leave out the fold of
-    the text that a place is in, as in training; its transformers have read the text, so they are surer there than
-    they should be.
+    distribution, which tells which other symbols were likely. The teacher's n-grams leave out the fold of the text
+    that a position is in, as in training; its transformers were trained on the text, so they are overconfident there.
     """
 
     name: str
@@ -49,7 +48,7 @@ class Teacher:
 
     @classmethod
     def load(cls, run: RunFolder, which: str | None) -> "Teacher":
-        """A checkpoint of a run: by default the latest, or the best after early stopping. Raises CheckpointError."""
+        """Load a checkpoint of a run: by default the latest, or the best after early stopping. Raises CheckpointError."""
         snapshot = read_chosen(run, which)
         manifest = read_manifest(run.folder(snapshot.step))
         ngram = manifest.run_files.get(NGRAM_FILE)
@@ -58,7 +57,7 @@ class Teacher:
 
     @classmethod
     def reload(cls, root: Path, facts: TeacherFacts) -> "Teacher":
-        """The teacher of a run that goes on, unchanged. Raises CheckpointError."""
+        """Load the teacher of a resumed run. Raises CheckpointError if it is missing or has changed."""
         name = one_line(facts.run)
         needed = f"to train this run further, charlm needs its teacher, {name}, at step {facts.step}"
         try:
@@ -73,7 +72,7 @@ class Teacher:
         return found
 
     def facts(self) -> TeacherFacts:
-        """The teacher as run.json records it."""
+        """Return the teacher as run.json records it."""
         return TeacherFacts(
             run=self.name,
             step=self.snapshot.step,
@@ -82,9 +81,9 @@ class Teacher:
         )
 
     def check_text(self, corpus: Corpus) -> None:
-        """UsageError where the teacher has not learned this text, divided like this.
+        """Raise UsageError unless the teacher was trained on this text with this split.
 
-        Else the student would learn from what it is measured on.
+        Otherwise the student would learn from its held-out text.
         """
         was, name = self.snapshot.run.corpus, one_line(self.name)
         label = one_line(was.label)
@@ -103,7 +102,7 @@ class Teacher:
         )
 
     def most_chars(self, budget: Budget, n_symbols: int) -> int:
-        """On how many symbols it can be asked: what its answers take of the memory and of the time is limited."""
+        """Return the most symbols that it can be asked about, within limits of memory and time."""
         most = MOST_NUMBERS // n_symbols
         if budget.seconds is None or self.snapshot.model_config.is_ngram:
             return most
@@ -114,13 +113,13 @@ class Teacher:
         return max(1, min(most, int(TIME_SHARE * budget.seconds / seconds)))
 
     def predictor(self, corpus: Corpus) -> tuple[Predictor, Edges | None]:
-        """What predicts the training text, and the edges of the folds that its n-grams can leave out."""
+        """Return its predictor for the training text, and the edges of the folds that its n-grams can leave out."""
         snapshot, ngram = self.snapshot, self.snapshot.kneser_ney()
         if ngram is None:
             return predictor_of(snapshot), None
         training, vocabulary = snapshot.training_config, corpus.vocabulary
         folds = training_folds(len(corpus.train), training.reserved_chars or 0)
-        built = build(  # again, since the saved model does not know what it counted in which fold
+        built = build(  # again, since the saved model has no counts of folds
             corpus.train,
             vocabulary.n_symbols,
             ngram.order,
@@ -133,7 +132,7 @@ class Teacher:
 
 
 class SoftTargets:
-    """The distributions that a student learns: the text's next symbol, and what its teacher expects there."""
+    """The distributions that a student learns: the next symbol of the text, mixed with the teacher's prediction."""
 
     def __init__(
         self,
@@ -142,7 +141,7 @@ class SoftTargets:
         training: TrainingConfig,
         watch: Callable[[int, int], None],
     ) -> None:
-        """Ask the teacher about as much of the training text as `training` says; `watch` is told how far that is."""
+        """Ask the teacher about as much of the training text as `training` says; `watch` is called with the progress."""
         assert training.teacher_weight is not None
         text, V = corpus.train, corpus.vocabulary.n_symbols
         n = len(text) - (training.reserved_chars or 0)
@@ -152,7 +151,7 @@ class SoftTargets:
         lengths = self.ends - self.starts
         self.n_asked = int(lengths.sum())
         self.offsets = np.cumsum(lengths) - lengths  # of each part in the rows
-        self.rows = np.zeros((self.n_asked + 1, V), np.float16)  # the last one is that of no answer
+        self.rows = np.zeros((self.n_asked + 1, V), np.float16)  # the last row: not asked about
         keep_memory()
         with precision_context(torch.device("cpu"), training.precision):
             predictor, folds = teacher.predictor(corpus)
@@ -167,15 +166,15 @@ class SoftTargets:
                 watch(self.n_asked * (i + 1) // len(chunks), self.n_asked)
 
     def _rows_of(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rows of these places of the text."""
+        """Return the rows of these positions of the text."""
         part = np.searchsorted(self.starts, at, side="right") - 1  # the first part begins at 0
         inside = at < self.ends[part]
         return np.where(inside, at - self.starts[part] + self.offsets[part], self.n_asked)
 
     def batch(self, ids: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.float32]:
-        """What is to be learned in windows of ids (B, T + 1) from these places of the text on: (B, T, V).
+        """Return the target distributions (B, T, V) of windows of ids (B, T + 1) that start at positions `starts` (B,).
 
-        Where the teacher was not asked it is the symbol alone.
+        Where the teacher was not asked, a target is the symbol alone.
         """
         at = starts[:, None] + np.arange(1, ids.shape[1])
         soft = self.rows[self._rows_of(at)].astype(np.float32)

@@ -1,7 +1,7 @@
-"""Trials of another number of threads, all or half of them, while a member is trained for a time.
+"""Trials, in a run with a time budget, of another number of threads: all, or half of them.
 
-Beside another program threads wait for each other, and half of them can be faster. Which number is used was decided by
-the first seconds, and the machine may be busier or idler since.
+On a busy machine threads wait for each other, and half of them can be faster. The number in use was chosen by steps timed
+before training, and the machine may be busier or idler since.
 """
 
 from collections import deque
@@ -13,21 +13,19 @@ from statistics import median
 from charlm.training.events import ON_TRIAL, TRIED
 from charlm.training.plan import Plan
 
-STEPS = 4  # of a trial; the first one is not counted, for the new threads are started in it
+STEPS = 4  # of a trial; the first one is not counted, since threads are started in it
 LEAST, RECENT = 5, 9  # steps that a trial is compared with
-SLOWED = (
-    1.5  # times as long as the fastest before: then half of the threads are tried, or a trial is given up
-)
-GAIN = 1.1  # times as fast: less is no reason to change
+SLOWED = 1.5  # times as long as the fastest before: half of the threads are tried, or a trial is aborted
+GAIN = 1.1  # times as fast: the least that justifies a change
 SHARE = 0.01  # of the member's time, for all trials but the first
 GAP = 10.0  # times as long as a trial took, until the next; doubled each time
 
 
 @dataclass
 class ThreadTrials:
-    """When to try the other number of threads, and what the trials of a member showed. In seconds of `clock`."""
+    """Decides when to try the other number of threads, and which one to keep. Times are in seconds of `clock`."""
 
-    most: int  # threads that there are
+    most: int  # available threads
     budget: float  # of the member
     clock: Callable[[], float]
     timed: list[float] = field(default_factory=list)  # the counted steps of the last trial
@@ -35,22 +33,22 @@ class ThreadTrials:
     _fastest: float = inf  # median of RECENT steps so far
     _trial: list[float] | None = None
     _other: int = 0  # the number on trial
-    _cost: float = 0.0  # of the last trial: what it took longer than so many usual steps
+    _cost: float = 0.0  # of the last trial: the time it took beyond as many usual steps
     _spent: float = 0.0
     _gap: float = 0.0
     _not_before: float = -inf
 
     @property
     def is_on(self) -> bool:
-        """Is a trial going on?"""
+        """Whether a trial is in progress."""
         return self._trial is not None
 
     def cancel(self) -> None:
-        """Forget a trial that goes on: the run went back. By the plan it ends without an outcome."""
+        """Drop a trial in progress, since the run went back. In the plan it ends without an outcome."""
         self._trial = None
 
     def add_step(self, seconds: float) -> None:
-        """Take in the time of a step."""
+        """Record the duration of a step."""
         if self._trial is not None:
             self._trial.append(seconds)
             return
@@ -59,9 +57,9 @@ class ThreadTrials:
             self._fastest = min(self._fastest, median(self._recent))
 
     def is_due(self, threads: int, steps_left: int, *, planned: bool) -> bool:
-        """Is it time to try the other number than `threads`?
+        """Whether it is time to try the other number than `threads`.
 
-        When half are in use, where the rest of the run has just been `planned`; when all are, once the steps are
+        While half of them are in use, when the rest of the run has just been `planned`; while all are, once steps are
         slower than before.
         """
         if self.is_on or len(self._recent) < LEAST or steps_left <= 2 * STEPS or self.most == 1:
@@ -71,7 +69,7 @@ class ThreadTrials:
         return planned if threads < self.most else median(self._recent) >= SLOWED * self._fastest
 
     def begin(self, plan: Plan, number: int, step: int) -> Plan:
-        """The plan with a trial in the next steps of member `number`."""
+        """Start a trial; return the plan with it in the next steps of member `number`."""
         before = plan.members[number].training.threads
         assert before is not None
         self._trial, self._other = [], self.most if before < self.most else self.most // 2
@@ -83,7 +81,7 @@ class ThreadTrials:
         return plan.record(decided=ON_TRIAL, at_step=step, until_step=step + STEPS, **facts)
 
     def outcome(self, plan: Plan, number: int, step: int) -> Plan | None:
-        """The plan with the faster number of threads, once the trial is over; None before."""
+        """Return the plan with the faster number of threads, once the trial is over; None before."""
         assert self._trial is not None
         usual, self.timed = median(self._recent), self._trial[1:]
         if len(self._trial) < STEPS and (not self.timed or min(self.timed) <= SLOWED * usual):

@@ -1,7 +1,7 @@
-"""Trial steps: how long steps of the sizes take that a run may get, here and as it would train them.
+"""Trial steps: time the steps of candidate sizes on this machine, to plan a run with a time budget.
 
-A trial trains on the beginning of the run's own text and is then forgotten. Of what was timed, only the figures in
-`Budget.timed` remain; they are recorded in the plan before they decide anything.
+A trial trains on the beginning of the run's own text and is then discarded. Only the times in `Budget.timed` remain; they
+are recorded in the plan before they decide anything.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,24 +34,24 @@ from charlm.training.sizes import GPU_GFLOPS, Budget, Size, StepTime
 from charlm.training.step import train_step
 
 CHARS = 30_000
-"""Of the text, at most, that trials are trained on."""
+"""Most symbols of the text that trials train on."""
 ROUNDS = 5
-"""Of trials, at most: of the sizes chosen before any step was timed, then of those chosen by what was timed."""
+"""Most rounds of trials: first of the sizes chosen before any step was timed, then of those chosen from timed steps."""
 FIRST_SECONDS = 120.0
-"""The budget, at most, for which the first trial's sizes are chosen: those of a day take minutes a step."""
+"""Limit on the budget that the first trial's sizes are chosen for: sizes for a day take minutes per step."""
 FEWEST_STEPS, MOST_STEPS = 2, 8
-"""Timed of each trial, after a first step in which memory is allocated."""
+"""Steps that are timed in each trial, after a first step in which memory is allocated."""
 LATE = 3.0
-"""Times as long as was left, after which even a trial that has begun ends: a single step may take minutes."""
+"""Even a trial that has begun ends after this many times the time that was left: a single step may take minutes."""
 SHARE, MOST_SECONDS, MOST_SHARE = 0.025, 2.0, 0.001
-"""Of a time budget, after which no other trial begins; but after so many seconds, or that share if it is more."""
+"""No trial begins after SHARE of a time budget, or after MOST_SECONDS (MOST_SHARE of the budget, if that is more)."""
 MIN_HALVING_GAIN, MIN_BF16_GAIN = 1.2, 1.1
 """How much faster half the threads, or bf16, must be."""
 
 
 @dataclass
 class _Trial:
-    """A member that takes trial steps, with a number of threads and in a precision."""
+    """Trial steps of a member, with a number of threads and in a precision."""
 
     session: TransformerSession
     threads: int
@@ -63,11 +63,11 @@ class _Trial:
 
     @property
     def seconds(self) -> float:
-        """Of a step."""
+        """Median seconds of a step."""
         return median(self.times[1:] or self.times)
 
     def step(self) -> None:
-        """Take a step, and its time."""
+        """Take a step, and time it."""
         torch.set_num_threads(self.threads)
         started = perf_counter()
         train_step(self.session, self.session.learning_rates())
@@ -76,7 +76,7 @@ class _Trial:
         self.session.state.step += 1
 
     def result(self) -> StepTime:
-        """What was timed."""
+        """Return the measured time of a step."""
         session = self.session
         return StepTime(
             kind=session.plan.members[session.number].kind,
@@ -88,7 +88,7 @@ class _Trial:
 
 
 def untimed_budget(training: TrainingConfig, steps: int) -> Budget:
-    """The budget of so many steps. Nothing is timed, so that what is planned can be repeated."""
+    """Return the budget of a number of steps. Nothing is timed, so that the plan can be repeated."""
     device = pick_device(training.device)
     precision = pick_precision(device) if training.precision == "auto" else training.precision
     kernels = device.type == "cpu" and library() is not None
@@ -98,10 +98,10 @@ def untimed_budget(training: TrainingConfig, steps: int) -> Budget:
 def timed_budget(
     corpus: Corpus, training: TrainingConfig, seconds: float, choose: Callable[[Budget], Choice]
 ) -> tuple[int, Budget]:
-    """The number of threads to use, and the budget of so many seconds with the times of trial steps.
+    """Return the number of threads to use, and the budget of `seconds` with the times of trial steps.
 
-    The members that `choose` would train are timed, the last one, which has most of the time, with all threads and
-    with half of them, in fp32 and in bf16 where the processor has it; then those that it would train now.
+    The members that `choose` would train are timed: the last one, which gets most of the time, with all threads and
+    with half of them, in fp32 and in bf16 if the processor has it; then those that it would train given these times.
     """
     keep_memory()
     started, most = perf_counter(), torch.get_num_threads()
@@ -133,7 +133,7 @@ def timed_budget(
 
 
 def step_time(session: TransformerSession) -> StepTime:
-    """How long a step of the member in training takes now; its weights do not change."""
+    """Time a step of the member in training, whose weights do not change."""
     number, precision = session.number, session.training_config.precision
     trial = _Trial(_session(session.corpus, session.plan, number, precision), torch.get_num_threads())
     _in_turns([trial], perf_counter())
@@ -141,7 +141,7 @@ def step_time(session: TransformerSession) -> StepTime:
 
 
 def _session(corpus: Corpus, plan: Plan, number: int, precision: str) -> TransformerSession:
-    """A session of one member, on the beginning of the text."""
+    """Build a session of one member, on the beginning of the text."""
     member = plan.members[number]
     training = replace(
         member.training, precision=precision, reserved_chars=0, prior_chars=None, teacher_weight=None
@@ -158,7 +158,7 @@ def _session(corpus: Corpus, plan: Plan, number: int, precision: str) -> Transfo
 
 
 def _in_turns(trials: Sequence[_Trial], until: float) -> None:
-    """Take steps of each in turns, so that a machine that is busy for a moment is so for all."""
+    """Take steps of all trials in turn, so that a busy moment of the machine affects all."""
     late = perf_counter() + LATE * max(0.0, until - perf_counter())
     for steps in range(1 + MOST_STEPS):
         if steps > FEWEST_STEPS and perf_counter() >= until:
@@ -170,7 +170,7 @@ def _in_turns(trials: Sequence[_Trial], until: float) -> None:
 
 
 def _best(tried: Sequence[_Trial], most: int) -> _Trial:
-    """The fastest that took a step; bf16, and fewer threads than `most`, only where they are clearly faster."""
+    """Return the fastest that took a step; bf16, and fewer threads than `most`, only if they are clearly faster."""
     trials = [trial for trial in tried if trial.times]
     costs = {"fp32": 1.0, "bf16": MIN_BF16_GAIN}
     fastest = min(trials, key=lambda trial: trial.seconds * costs[trial.precision])

@@ -1,5 +1,5 @@
 'use strict';
-// About: the figures, curves, settings and a sample of the run.
+// The view About: figures, curves, settings and a sample of the run.
 
 /** Fill the view from `info.about`, with the notes of the page before those of the run. */
 function showAbout({about}, notesOfPage) {
@@ -17,7 +17,7 @@ function showAbout({about}, notesOfPage) {
   show(settings.length > 0, byId('settings-section'));
 }
 
-/** A number as it is read: bits with three decimals, counts with their thousands apart. */
+/** Format a figure: bits with three decimals, counts with separators of thousands. */
 function figureText(value) {
   if (typeof value !== 'number') return visibleText(String(value));
   return Number.isInteger(value) ? count(value) : value.toFixed(3);

@@ -1,16 +1,16 @@
 'use strict';
 
-// What the page asks of a model: what comes next, a continuation, the bits of a text, what a transformer does inside.
+// The operations of the page on a model: the next character, a continuation, the bits of a text, a look inside.
 //
-// Each answer is a generator: it yields pieces of the answer, and undefined where the worker may look for other messages,
-// and returns what is not in pieces. Positions count characters (code points). Axes: n symbols, V symbols of the model.
+// Each answer is a generator: it yields pieces of the answer, and undefined to let the worker look for other messages,
+// and returns an answer that has no pieces. Positions count characters (code points). Axes: n symbols, V symbols of the model.
 
 const LOG2 = Math.log(2);
 const LENS_N = 5;
 const MOST_LENGTH = 1e9;
 const SPACES = /[ \t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+/g;
 
-/** A prompt changed as the run's text was (charlm/data/normalize.py). */
+/** Normalize a prompt as the run's text was (charlm/data/normalize.py). */
 function normalizePrompt(text, { newlines, normalize, lowercase, collapseSpaces }) {
   if (newlines === 'lf') text = text.replace(/\r\n?/g, '\n');
   for (let i = 0; i < (lowercase ? 2 : 1); i++) {
@@ -21,7 +21,7 @@ function normalizePrompt(text, { newlines, normalize, lowercase, collapseSpaces 
   return collapseSpaces ? text.replace(SPACES, ' ') : text;
 }
 
-/** The ids of a prompt, which begins a document where the model tells documents apart. */
+/** Encode a prompt, which begins a document if the model tells documents apart. */
 function promptIds(model, text) {
   const { vocabulary, header } = model;
   const { ids } = vocabulary.encode(normalizePrompt(text, header.text));
@@ -31,7 +31,7 @@ function promptIds(model, text) {
   return whole;
 }
 
-/** A text of these ids, read to their end. */
+/** Make a Text of these ids, and read them to the end. */
 function* textOf(model, ids, traces) {
   const begin = model.firstNeeded(ids.length);
   const text = new Text(model, begin);
@@ -41,7 +41,7 @@ function* textOf(model, ids, traces) {
 }
 
 /**
- * The most likely ids with their probabilities; those of one name are one.
+ * The most likely ids with their probabilities; ids with the same name are merged.
  * @returns {{text: string, p: number}[]}
  */
 function likeliest(vocabulary, logp, at, n) {
@@ -58,7 +58,7 @@ function likeliest(vocabulary, logp, at, n) {
     .slice(0, n);
 }
 
-/** The same from scores that need not be normalised. */
+/** The same, from scores that need not be normalised. */
 function likeliestOf(model, scores, n) {
   const logp = new Float64Array(model.nSymbols);
   logNormalise(scores, 0, logp, 0, model.nSymbols);
@@ -81,11 +81,11 @@ function fillRow(row, logp, at, vocabulary) {
   row[V] = vocabulary.logUnseen;
 }
 
-/** What `next` answers: the distribution after a text. Where that text continues the last one, it is read on. */
+/** Answer `next`: the distribution after a text. If that text extends the last one, reading continues from there. */
 function* answerNext(model, { text, n }) {
   const { vocabulary, kept } = model;
   const ids = promptIds(model, text);
-  model.kept = null; // an answer that comes meanwhile must not read on too
+  model.kept = null; // a concurrent answer must not continue the same reading
   let read;
   if (kept !== null && kept.ids.length > 0 && kept.ids.every((id, i) => id === ids[i])) {
     read = kept.read;
@@ -99,7 +99,7 @@ function* answerNext(model, { text, n }) {
   return { entropy: entropyOf(row, vocabulary.nUnseen), next: likeliest(vocabulary, read.logp, 0, n ?? 10) };
 }
 
-/** What `generate` answers: a continuation in pieces of one character each, with their bits. */
+/** Answer `generate`: a continuation in pieces of one character each, with their bits. */
 function* answerGenerate(model, { text, length = 500, temperature = 0.8, topP = null, minP = null, stop = [], seed = null }) {
   checkRange('length', length, 1, MOST_LENGTH);
   const { vocabulary, header } = model;
@@ -124,7 +124,7 @@ function* answerGenerate(model, { text, length = 500, temperature = 0.8, topP = 
   yield* filter.flush();
 }
 
-/** What `score` answers: the bits of each character and the entropy before it, in pieces. */
+/** Answer `score`: the bits of each character and the entropy before it, in pieces. */
 function* answerScore(model, { text }) {
   const { vocabulary, recent } = model;
   const { ids, lengths } = vocabulary.encode(text);
@@ -161,7 +161,7 @@ function* answerScore(model, { text }) {
   }
 }
 
-/** Takes what the layers of a transformer do at the last symbol that it reads. */
+/** Records what the layers of a transformer do at the last symbol that it reads. */
 class Trace {
   constructor() {
     this.layers = [];
@@ -180,7 +180,7 @@ class Trace {
   }
 }
 
-/** What `inside` answers: what a member does to predict the character at `at` from those before it. */
+/** Answer `inside`: what a member does to predict the character at `at` from those before it. */
 function* answerInside(model, { text, at, member = 0 }) {
   const { vocabulary, transformers } = model;
   const { ids: all, lengths } = vocabulary.encode(text);
@@ -217,14 +217,14 @@ function* answerInside(model, { text, at, member = 0 }) {
   };
 }
 
-/** The character that each id of the first `n` characters belongs to. */
+/** The index of the character to which each id of the first `n` characters belongs. */
 function charPlaces(lengths, n) {
   const places = [];
   for (let char = 0; char < n; char++) for (let i = 0; i < lengths[char]; i++) places.push(char);
   return places;
 }
 
-/** What `open` answers: what the page says of the run. */
+/** Answer `open`: what the page shows about the run. */
 function infoOf(model) {
   const { header, vocabulary, transformers } = model;
   const ofTransformer = ({ config }) => ({

@@ -1,8 +1,8 @@
 'use strict';
-// The page: its views around an engine, which computes here (LocalEngine) or elsewhere (RemoteEngine).
+// The page: its views around an engine, which computes in the page (LocalEngine) or on a server (RemoteEngine).
 
 class Page {
-  /** @param {Object} engine has the methods open, next, generate, score, inside, and forRun where there are several runs */
+  /** @param {Object} engine has the methods open, next, generate, score, inside, and forRun if there are several runs */
   constructor(engine) {
     this.engine = engine;
     this.data = JSON.parse(byId('page-data').textContent);
@@ -25,7 +25,7 @@ class Page {
     this.tabs.openNamed();
   }
 
-  /** Use another run of those that the engine has. */
+  /** Switch to another run of the engine. */
   async use(name) {
     this.desk.stop();
     const engine = this.engine.forRun(name);
@@ -56,7 +56,7 @@ class Page {
     byId('notice').hidden = true;
   }
 
-  /** What the bits of a text are compared with: names and bits per character. */
+  /** The reference values for the bits of a text: names and bits per character. */
   yardstick() {
     const known = this.info.about.figures.filter(({key}) => key === 'held-out' || key === 'baseline');
     return [...known.map(({label, value}) => [label, value]),
@@ -70,7 +70,7 @@ class Page {
   }
 }
 
-/** A run in a line: its kind and size. */
+/** Describe a run in one line: its kind and size. */
 function lineOf({kind, members, blockSize, units}) {
   const unit = units === 'bytes' ? 'bytes' : 'characters';
   const what = kind === 'mixture' ? `mixture of ${members.map((member) => member.kind).join(', ')}` :

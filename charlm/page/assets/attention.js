@@ -2,8 +2,8 @@
 
 // Attention with a cache of keys and values (charlm/model/attention.py, kv_cache.py).
 //
-// A mixer maps x (n, C), the next positions of a window, to out (n, C), and takes them into its state:
-//   newState() -> state;  reset(state);  run(state, x, n, first, out, trace) where the first of them is position `first`.
+// A mixer maps x (n, C), the next positions of a window, to out (n, C), and adds them to its state:
+//   newState() -> state;  reset(state);  run(state, x, n, first, out, trace), `first` being the position of the first one.
 // Axes: n new positions, S positions in the cache, H heads, K heads of keys and values, D head size, C = H D.
 
 /** Learned queries, keys and values. */
@@ -59,7 +59,7 @@ class Attention {
   }
 }
 
-/** Attention without parameters: queries, keys and values are all the input. */
+/** Parameter-free attention: queries, keys and values are all the input. */
 class SimpleAttention {
   constructor(config, weight, positions, most) {
     this.config = config;
@@ -94,13 +94,13 @@ class Attend {
     this.weights = new Float64Array(config.blockSize);
   }
 
-  /** Room for the keys (turned) and values of one block: (K, S, D) each. */
+  /** Buffers for the keys (rotated) and values of one block: (K, S, D) each. */
   newState() {
     const size = this.nKvHead * this.blockSize * this.headSize;
     return { keys: new Float32Array(size), values: new Float32Array(size) };
   }
 
-  /** From queries (n, H, D), which are changed, and keys and values (n, K, D): out (n, H D). */
+  /** Attend: queries (n, H, D), which are changed, and keys and values (n, K, D) to out (n, H D). */
   run(state, queries, keys, values, n, first, out, trace) {
     const { nHead, nKvHead, headSize: D, blockSize } = this;
     this.positions.rotate(queries, n, nHead, D, first);

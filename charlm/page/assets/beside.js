@@ -1,5 +1,5 @@
 'use strict';
-// The same text continued by another run, side by side with the desk.
+// Another run's continuation of the same text, side by side with the desk.
 
 class Beside {
   /** @param {Desk} desk */

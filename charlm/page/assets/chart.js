@@ -4,7 +4,7 @@
 const CHART = {width: 720, height: 300, left: 52, right: 12, top: 12, bottom: 44};
 
 /**
- * @param {{name: string, points: [number, ?number][]}[]} curves steps and bits per character; null parts a curve
+ * @param {{name: string, points: [number, ?number][]}[]} curves steps and bits per character; null splits a curve
  * @returns {HTMLElement} a figure with a legend
  */
 function makeChart(curves) {
@@ -34,7 +34,7 @@ function makeChart(curves) {
     ...drawn.map(({name}, i) => make('span', {}, make('i', {class: `line-${i}`}), name))), drawing);
 }
 
-/** The path through points; a single one is a dot. Where y is null, or steps fall back, another line begins. */
+/** The path through points; a single one is a dot. A new line begins where y is null or steps fall back. */
 function lineThrough(points) {
   let path = '', last = Infinity;
   for (const [x, y] of points) {
@@ -44,7 +44,7 @@ function lineThrough(points) {
   return path;
 }
 
-/** About `most` round values within a span, and how they are written. */
+/** About `most` round values within a span, with their labels. */
 function ticks([low, high], most) {
   const least = (high - low) / most, power = 10 ** Math.floor(Math.log10(least));
   const step = [1, 2, 5, 10].map((m) => m * power).find((each) => each >= least);

@@ -1,5 +1,5 @@
 'use strict';
-// The alternatives of one character: a list beside it with their probabilities, of which one can be chosen.
+// The alternatives to one character: a list beside it with their probabilities, from which one can be chosen.
 
 const CHOICES_SHOWN = 8;
 const REST = 250; // milliseconds that a pointer rests on a character before its alternatives are shown
@@ -28,7 +28,7 @@ class Choices {
     return !this.root.hidden;
   }
 
-  /** Show those of the character under a pointer that rests; of none, hide them. */
+  /** Show the alternatives of the character under a resting pointer, or hide them if there is none. */
   follow(at) {
     if (this.isPinned || at === this.at) return;
     if (at === null) this.close();
@@ -38,7 +38,7 @@ class Choices {
   /**
    * Show the alternatives of the character at `at`, or what could follow the end of the text.
    * @param {number} at
-   * @param {boolean} isPinned keep them open, with the keyboard in them
+   * @param {boolean} isPinned keep them open, with the keyboard focus in them
    */
   async open(at, isPinned) {
     const asked = ++this.asked;

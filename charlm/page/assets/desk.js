@@ -1,7 +1,7 @@
 'use strict';
-// The desk: a text that a person and the model write together.
+// The view Desk: a text that a person and the model write together.
 
-/** The text of an option in which \n, \t and \\ are escapes. */
+/** Decode the escapes \n, \t and \\ in the text of an option. */
 function unescaped(text) {
   return text.replace(/\\([nt\\])/g, (_, char) => ({n: '\n', t: '\t', '\\': '\\'})[char]);
 }
@@ -69,7 +69,7 @@ class Desk {
   }
 
   /**
-   * Continue the text at a place.
+   * Continue the text at a position.
    * @param {number} at
    * @param {{prefix: string[], replaced: {chars: string[], origins: number[]}}} [chosen] characters that every version
    *   begins with, and what comes back when the continuation is taken back
@@ -82,7 +82,7 @@ class Desk {
     await this.write(this.last.at(-1), at, {...settings, seed});
   }
 
-  /** Write a version of a continuation at a place, as it comes. */
+  /** Write a version of a continuation at a position, as it is generated. */
   async write(continuation, at, settings) {
     this.stop();
     const running = this.running = new AbortController(), {editor, page} = this, {id, prefix} = continuation;
@@ -138,14 +138,14 @@ class Desk {
     return this.editor.chars.filter((_, i) => this.editor.origins[i] === id);
   }
 
-  /** Stop what is being written; what came so far stays. */
+  /** Stop the continuation being written; what is there so far stays. */
   stop() {
     this.running?.abort();
     this.running = null;
     this.update();
   }
 
-  /** Stop what is being written, else take the last continuation back. */
+  /** Stop the continuation being written, or else take the last one back. */
   takeBack() {
     if (this.running) return this.stop();
     const continuation = this.newest();
@@ -159,12 +159,12 @@ class Desk {
     return this.say('Taken back.');
   }
 
-  /** The last continuation of which something still stands. */
+  /** The last continuation that is still in the text, at least in part. */
   newest() {
     return this.last.filter(({id}) => this.editor.origins.includes(id)).at(-1);
   }
 
-  /** Remove what a continuation wrote; where it stood. */
+  /** Remove a continuation's text. Returns where it was. */
   remove({id}) {
     const {editor} = this, first = editor.origins.indexOf(id);
     for (let i = editor.length - 1; i >= first; i--) {
@@ -177,7 +177,7 @@ class Desk {
     return first;
   }
 
-  /** Another continuation in place of the last one. */
+  /** Replace the last continuation by another. */
   async again() {
     this.stop();
     const settings = this.settings.read(), continuation = this.newest();
@@ -191,7 +191,7 @@ class Desk {
     await this.write(continuation, at, {...settings, seed});
   }
 
-  /** Show the version of the last continuation that stands before or after the one shown. */
+  /** Show the previous or next version of the last continuation. */
   showVersion(step) {
     const continuation = this.newest();
     const chars = continuation?.versions[continuation.version + step];
@@ -202,7 +202,7 @@ class Desk {
     this.say(`Version ${continuation.version + 1} of ${continuation.versions.length}.`);
   }
 
-  /** Put a character in place of another, and go on from there: what followed it in the same stretch is replaced. */
+  /** Replace a character and continue from there; what followed it in the same stretch is replaced. */
   choose(at, text) {
     if (!this.settings.read()) return;
     const {editor} = this, origin = editor.origins[at];
@@ -213,7 +213,7 @@ class Desk {
     this.continueAt(at, {prefix: Array.from(text), replaced});
   }
 
-  /** Put a whole text after another one in place of what the last continuation wrote. */
+  /** Replace the last continuation by a given text, as another version. */
   use(chars) {
     const continuation = this.newest();
     if (!continuation || !chars.length) return;
@@ -223,7 +223,7 @@ class Desk {
     this.update();
   }
 
-  /** Enable what can be done now. */
+  /** Enable the controls that can be used now. */
   update() {
     const isRunning = this.running !== null, newest = this.newest();
     byId('continue').textContent = isRunning ? 'Stop' : 'Continue';
@@ -241,12 +241,12 @@ class Desk {
   }
 }
 
-/** Whether a line of text can be seen above the toolbar. */
+/** Whether a line of text is visible above the toolbar. */
 function isInSight(rect) {
   return rect.bottom < innerHeight + 2 * rect.height;
 }
 
-/** Scroll on until a line can be seen above the toolbar. */
+/** Scroll until a line is visible above the toolbar. */
 function bringInSight(rect) {
   const below = rect.bottom + byId('continue').parentElement.offsetHeight + rect.height - innerHeight;
   if (below > 0) scrollBy({top: below, behavior: 'instant'});

@@ -1,7 +1,7 @@
 'use strict';
-// Elements of the page. Text is only ever put in as text.
+// Helpers to make elements of the page. Text is only ever inserted as text.
 
-/** The element of the page with that id. */
+/** The element with that id. */
 function byId(id) {
   return document.getElementById(id);
 }
@@ -16,7 +16,7 @@ function make(tag, attributes = {}, ...children) {
   return dressed(document.createElement(tag), attributes, children);
 }
 
-/** The same for a drawing. */
+/** Make an SVG element. */
 function makeSvg(tag, attributes = {}, ...children) {
   return dressed(document.createElementNS('http://www.w3.org/2000/svg', tag), attributes, children);
 }
@@ -35,14 +35,14 @@ function show(isShown, ...elements) {
   for (const element of elements) element.hidden = !isShown;
 }
 
-/** A bar that is filled to a share between 0 and 1; what it shows stands beside it as a number. */
+/** A bar filled to a share between 0 and 1, hidden from screen readers, since the number stands beside it. */
 function makeBar(share, className = '') {
   const filled = make('span');
   filled.style.width = `${100 * Math.min(1, Math.max(0, share))}%`;
   return make('span', {class: `bar ${className}`, 'aria-hidden': 'true'}, filled);
 }
 
-/** Call `act` when it was not asked for again within so many milliseconds. */
+/** Debounce `act`: call it once it has not been asked for again within so many milliseconds. */
 function delayed(act, milliseconds) {
   let timer = 0;
   return (...values) => {
@@ -51,7 +51,7 @@ function delayed(act, milliseconds) {
   };
 }
 
-/** Radio buttons with the given labels in a fieldset; `choose` is told the number of the one chosen. */
+/** Fill a fieldset with radio buttons of these labels; `choose` is called with the index of the one chosen. */
 function fillChips(fieldset, name, labels, chosen, choose) {
   for (const label of fieldset.querySelectorAll('label')) label.remove();
   labels.forEach((text, i) => {
@@ -61,7 +61,7 @@ function fillChips(fieldset, name, labels, chosen, choose) {
   });
 }
 
-/** A probability in words. */
+/** Format a probability. */
 function percent(p) {
   if (p >= 0.0995) return `${(100 * p).toFixed(0)} %`;
   return p >= 0.00095 ? `${(100 * p).toFixed(1)} %` : '< 0.1 %';

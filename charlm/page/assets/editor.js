@@ -1,8 +1,8 @@
 'use strict';
-// A text to write in: a textarea, and behind it the same text, whose background is painted character by character.
-// Positions count code points; `units` are those of a string of JavaScript (UTF-16).
+// An editor: a textarea, and behind it the same text, whose background is painted character by character.
+// Positions count code points; `units` are JavaScript's string units (UTF-16).
 
-const PAINTED_TOGETHER = 1000; // characters of a block of paint, which is painted as a whole
+const PAINTED_TOGETHER = 1000; // characters of a block, which is painted as a whole
 
 class Editor {
   /**
@@ -21,7 +21,7 @@ class Editor {
     this.dress = dress;
     this.chars = []; // of the text
     this.shown = []; // the symbols in the textarea
-    this.origins = []; // 0: typed, else the number of what wrote it
+    this.origins = []; // 0: typed, else the number of the continuation that wrote it
     this.units = new Uint32Array(1); // where each character begins in the textarea
     this.blocks = [];
     this.history = new EditHistory();
@@ -66,7 +66,7 @@ class Editor {
     this.area.addEventListener('pointerleave', (event) => this.onPoint(null, event));
   }
 
-  /** The text, as it is. */
+  /** The text itself. */
   get text() {
     return this.chars.join('');
   }
@@ -92,7 +92,7 @@ class Editor {
     this.area.setSelectionRange(this.units[from], this.units[to]);
   }
 
-  /** The character that begins at a unit, or the one that it is within. */
+  /** The character that contains a unit. */
   atUnit(unit) {
     let low = 0, high = this.chars.length;
     while (low < high) {
@@ -103,14 +103,14 @@ class Editor {
     return low;
   }
 
-  /** Replace the whole text by a typed one. */
+  /** Replace the whole text, as if typed. */
   setText(text) {
     this.splice(0, this.length, Array.from(text.replace(/\r\n?/g, '\n')), {group: 'set'});
   }
 
   /**
-   * Put characters in place of `count` others.
-   * @param {{origin?: number, origins?: number[], group?: string, caret?: number}} how the caret stands after what was put in, unless told
+   * Replace `count` characters by others.
+   * @param {{origin?: number, origins?: number[], group?: string, caret?: number}} options the caret goes to the end of what was inserted by default
    */
   splice(at, count, chars, {origin = 0, origins = null, group = 'typing', caret = at + chars.length} = {}) {
     const inserted = {chars, origins: origins ?? chars.map(() => origin)};
@@ -142,11 +142,11 @@ class Editor {
     this.onEdit(first);
   }
 
-  /** What was typed, pasted or deleted: the difference between what was shown and what the textarea has now. */
+  /** Find what was typed, pasted or deleted, by comparing the textarea with what was shown. */
   readEdit() {
     const now = Array.from(this.area.value), before = this.shown;
     const caret = Array.from(this.area.value.slice(0, this.area.selectionEnd)).length;
-    let same = 0; // after the edit; what was put in ends at the caret
+    let same = 0; // unchanged characters after the edit; the insertion ends at the caret
     const most = Math.min(before.length, now.length - caret);
     while (same < most && before[before.length - 1 - same] === now[now.length - 1 - same]) same++;
     let at = 0;
@@ -169,7 +169,7 @@ class Editor {
     this.splice(from, to - from, [], {group: 'cut'});
   }
 
-  /** Paste: browsers take seconds to put long texts into a textarea themselves. */
+  /** Paste, since browsers take seconds to insert long texts into a textarea themselves. */
   pasteFrom(event) {
     event.preventDefault();
     const text = event.clipboardData.getData('text/plain').replace(/\r\n?/g, '\n'), [from, to] = this.selection;
@@ -178,7 +178,7 @@ class Editor {
     this.splice(from, to - from, Array.from(text), {group: 'paste'});
   }
 
-  /** Show the text, which changed from character `first` on. */
+  /** Show the text, which has changed from character `first` on. */
   refresh(first) {
     this.shown = this.chars.map(symbolOf);
     const units = new Uint32Array(this.shown.length + 1);
@@ -189,7 +189,7 @@ class Editor {
     this.repaint(first, Infinity);
   }
 
-  /** Paint the characters from `first` up to `after` anew. */
+  /** Repaint the characters from `first` up to `after`. */
   repaint(first = 0, after = Infinity) {
     const n = Math.floor(this.length / PAINTED_TOGETHER) + 1;
     while (this.blocks.length > n) this.blocks.pop().remove();
@@ -222,7 +222,7 @@ class Editor {
     return this.shown[i] === this.chars[i] ? classes : `${classes} control`.trim();
   }
 
-  /** Where character i stands on the screen. */
+  /** The rectangle of character i on the screen. */
   rectOf(i) {
     const block = this.blocks[Math.min(this.blocks.length - 1, Math.floor(i / PAINTED_TOGETHER))];
     let unit = this.units[i] - this.units[this.blocks.indexOf(block) * PAINTED_TOGETHER];
@@ -239,7 +239,7 @@ class Editor {
     return block.getBoundingClientRect();
   }
 
-  /** The character at a point of the screen, or null beside the text. */
+  /** The index of the character at a point of the screen, or null beside the text. */
   offsetAt(x, y) {
     let low = 0, high = this.length; // the first character whose line ends below the point
     while (low < high) {
@@ -255,7 +255,7 @@ class Editor {
     return null;
   }
 
-  /** Scroll within the editor until character i stands in its middle. */
+  /** Scroll within the editor until character i is in the middle. */
   bringToMiddle(i) {
     this.root.scrollTop += this.rectOf(i).top - this.root.getBoundingClientRect().top - this.root.clientHeight / 2;
   }

@@ -1,11 +1,11 @@
 'use strict';
 
-// The model as the page uses it: each method asks the worker (worker.js).
+// The page's interface to the model: each method asks the worker (worker.js).
 
 /** An error of the model, in one plain sentence. */
 class EngineError extends Error {}
 
-/** The model in this page, computed by a worker. */
+/** The model in this page, run by a worker. */
 class LocalEngine {
   /**
    * @param {string} workerSource the worker's scripts
@@ -13,7 +13,7 @@ class LocalEngine {
    */
   constructor(workerSource, readModel) {
     this.readModel = readModel;
-    this.asked = new Map(); // by id: who takes the answers
+    this.asked = new Map(); // the receiver of the answers to each id
     this.lastId = 0;
     this.failure = null; // why the worker no longer answers
     const url = URL.createObjectURL(new Blob([workerSource], { type: 'text/javascript' }));
@@ -28,7 +28,7 @@ class LocalEngine {
   }
 
   /**
-   * Load the model, and say what it is.
+   * Load the model and describe it.
    * @returns {Promise<object>} Info
    */
   open() {
@@ -65,7 +65,7 @@ class LocalEngine {
   }
 
   /**
-   * What a member does to predict the character at a position.
+   * How a member predicts the character at a position.
    * @param {string} text
    * @param {number} at
    * @param {{member?: number}} [settings]
@@ -74,7 +74,7 @@ class LocalEngine {
     return this.ask('inside', { text, at, member });
   }
 
-  /** One answer. */
+  /** Ask for a single answer. */
   ask(op, values) {
     return new Promise((resolve, reject) => {
       const id = this.post(op, values, ({ value, error }) => {
@@ -85,7 +85,7 @@ class LocalEngine {
     });
   }
 
-  /** The pieces of an answer, as they come. */
+  /** Ask for an answer in pieces, streamed as they come. */
   async *stream(op, values, signal) {
     if (signal?.aborted) return;
     const waiting = [];

@@ -1,5 +1,5 @@
 'use strict';
-// Undo and redo of a text that a program writes into too, which the browser's own undo does not follow.
+// Undo and redo for a text that a program edits too, which the browser's own undo does not follow.
 
 const JOINED_WITHIN = 1000; // milliseconds between keystrokes that are undone together
 
@@ -10,7 +10,7 @@ class EditHistory {
   }
 
   /**
-   * Note an edit. Edits of the same group that follow each other are undone together; those of a group without a number
+   * Record an edit. Consecutive edits of the same group are undone together; those of a group without a number
    * (`typing`) only if they follow soon.
    * @param {{at: number, removed: {chars: string[], origins: number[]}, inserted: {chars: string[], origins: number[]}}} edit
    * @param {string} group
@@ -27,7 +27,7 @@ class EditHistory {
     this.future = [];
   }
 
-  /** The edits that undo the last group, in their order; none where there is nothing to undo. */
+  /** The edits that undo the last group, in order; none if there is nothing to undo. */
   undo() {
     const step = this.past.pop();
     if (!step) return [];
@@ -35,7 +35,7 @@ class EditHistory {
     return step.edits.map(({at, removed, inserted}) => ({at, removed: inserted, inserted: removed})).reverse();
   }
 
-  /** The edits that do again what was undone last. */
+  /** The edits that redo what was undone last. */
   redo() {
     const step = this.future.pop();
     if (!step) return [];

@@ -1,5 +1,5 @@
 'use strict';
-// Inside: what a transformer does to predict the character after the caret.
+// The view Inside: what a transformer does to predict the character after the caret.
 
 const LOOK_STEPS = 12; // shades of attention
 
@@ -21,7 +21,7 @@ class Inside {
     byId('inside-right').addEventListener('click', () => this.move(1));
   }
 
-  /** Offer the transformers of a run; without one there is nothing to look into but the prediction. */
+  /** Offer the transformers of a run; without any, only the prediction can be shown. */
   open() {
     const {info} = this.page, members = this.transformers();
     this.member = members[0]?.number ?? 0;
@@ -41,7 +41,7 @@ class Inside {
     return this.page.info.members.map((member, number) => ({...member, number})).filter(({kind}) => kind !== 'ngram');
   }
 
-  /** The view is shown: begin with the text of the desk where there is none yet. */
+  /** Show the view, with the text of the desk if it has none yet. */
   enter() {
     if (!this.editor.length) this.take(this.page.desk.editor.text);
     else this.look();
@@ -71,7 +71,7 @@ class Inside {
     show(false, byId('inside-found'), byId('layers'), byId('heads'));
   }
 
-  /** Ask what happens at the caret, and show it. */
+  /** Ask how the character at the caret is predicted, and show it. */
   async look() {
     const asked = ++this.asked, {editor, page} = this, at = editor.caret;
     this.at = at;
@@ -117,7 +117,7 @@ class Inside {
     show(heads.length > 0, byId('heads'));
   }
 
-  /** Paint the text by what the chosen head looks at. */
+  /** Shade the text by the attention of the chosen head. */
   showAttention() {
     const {layers, start} = this.found, heads = layers[this.layer]?.heads ?? [];
     const chosen = this.head < 0 ? heads : [heads[this.head]];
@@ -128,7 +128,7 @@ class Inside {
     byId('inside-said').textContent = this.saidOf(start);
   }
 
-  /** In words: the character, and where the attention goes. */
+  /** Say which character is predicted, and where the attention goes. */
   saidOf(start) {
     const {editor, at, weights, found} = this;
     const what = at < editor.length ? `Predicting ${spoken(editor.chars[at])}, character ${count(at + 1)},` : 'Predicting what follows';

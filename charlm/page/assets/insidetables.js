@@ -9,7 +9,7 @@ function changedTable(columns, truth) {
   if (truth !== undefined && texts.has(truth) && !rows.includes(truth)) rows.push(truth);
   const cell = (list, text) => {
     const found = list.find((each) => each.text === text);
-    const least = Math.min(...list.map(({p}) => p)); // what is not among the likeliest is less likely
+    const least = Math.min(...list.map(({p}) => p)); // characters not in the list are less likely
     return make('td', {}, found ? percent(found.p) : `< ${percent(least).replace('< ', '')}`, makeBar(found ? found.p : 0));
   };
   return make('table', {},
@@ -26,7 +26,7 @@ function lensTable(stages, truth) {
       make('span', {class: 'p'}, percent(p))))))));
 }
 
-/** A character, underlined where it is the one that stands there. */
+/** A character, underlined if it is the actual one in the text. */
 function truthMarked(text, truth) {
   const element = charElement(text);
   if (text !== truth) return element;

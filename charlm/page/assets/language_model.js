@@ -1,12 +1,12 @@
 'use strict';
 
-// The model of a run as one (charlm/inference/members.py, predictor.py): it reads a text and says what comes next.
+// The whole model of a run (charlm/inference/members.py, predictor.py): it reads a text and predicts what comes next.
 // Axes: n symbols read at once, V symbols of the model.
 
 const MOST_AT_ONCE = 32; // symbols read between pieces of an answer
 
 class LanguageModel {
-  /** @param {{header: object, arrays: Map<string, object>}} packed what unpack.js found */
+  /** @param {{header: object, arrays: Map<string, object>}} packed as unpack.js returns it */
   constructor({ header, arrays }) {
     this.header = header;
     this.vocabulary = new Vocabulary(header.vocabulary);
@@ -22,14 +22,14 @@ class LanguageModel {
     this.mixture = several ? new Mixture(mixture, V) : null;
     if (mixture !== null && !several) this.transformers[0].temperature = 1 / mixture.bias[0];
     this.recent = mixture !== null && mixture.recent !== null ? new RecentNgrams(mixture.recent, V) : null;
-    /** Is the n-gram model a member, or the model itself? */
+    /** Whether the n-gram model is a member, or the model itself. */
     this.ngramPredicts = this.transformers.length === 0 || (several && mixture.ngram);
     /** The text that `next` has read, {ids, read}; null: none. */
     this.kept = null;
     this.readsPrior = this.transformers.some((each) => each.prior !== null);
   }
 
-  /** How many members there are; the n-gram model is the last. */
+  /** The number of members; the n-gram model is the last. */
   get nMembers() {
     return this.transformers.length + (this.ngramPredicts ? 1 : 0);
   }
@@ -38,7 +38,7 @@ class LanguageModel {
     return this.transformers.some((each) => each.config.carriesState);
   }
 
-  /** Scores of the members as log-probabilities of the model: out[at ...] from scores[i][at ...]. */
+  /** Combine the members' scores into log-probabilities of the model: out[at ...] from scores[i][at ...]. */
   combine(scores, at, out) {
     if (this.mixture === null) logNormalise(scores[0], at, out, at, this.nSymbols);
     else this.mixture.pool(scores, at, out);
@@ -58,7 +58,7 @@ class LanguageModel {
   }
 
   /**
-   * Where reading may begin if only what follows ids[n - 1] is asked for: what stands before it cannot matter.
+   * Where reading may begin if only the prediction after ids[n - 1] is needed: nothing before it has an effect.
    * @param {number} n
    */
   firstNeeded(n) {
@@ -73,7 +73,7 @@ class LanguageModel {
 class Text {
   /**
    * @param {LanguageModel} model
-   * @param {number} begin symbols that were passed over unread
+   * @param {number} begin symbols that were skipped
    */
   constructor(model, begin = 0) {
     this.model = model;
@@ -81,10 +81,10 @@ class Text {
     this.texts = model.transformers.map((each) => new TransformerText(each, begin));
     const size = MOST_AT_ONCE * model.nSymbols;
     this.logPrior = new Float32Array(model.ngram === null ? 0 : size);
-    /** Of each member, scores (n, V) after each symbol of the last `read`. */
+    /** Each member's scores (n, V) after each symbol of the last `read`. */
     this.scores = this.texts.map(() => new Float32Array(size));
     if (model.ngramPredicts) this.scores.push(this.logPrior);
-    /** Log-probabilities (n, V) after each of them. */
+    /** The model's log-probabilities (n, V) after each of them. */
     this.logp = new Float32Array(size);
   }
 
@@ -92,7 +92,7 @@ class Text {
    * Read ids; a generator that pauses often.
    * @param {Int32Array} ids at most MOST_AT_ONCE where `wanted`
    * @param {boolean} wanted whether `logp` is needed
-   * @param {(object | null)[]} traces of each transformer, what takes what its layers do at the last id
+   * @param {(object | null)[]} traces for each transformer, records what its layers do at the last id
    */
   *read(ids, wanted, traces = []) {
     for (let from = 0; from < ids.length; from += MOST_AT_ONCE) {
@@ -117,7 +117,7 @@ class Text {
     yield;
   }
 
-  /** Read ids to the last one; then the first row of `logp` is what follows it. Without ids, nothing changes. */
+  /** Read all ids; then the first row of `logp` predicts what follows them. Without ids, nothing changes. */
   *readAll(ids, traces = []) {
     const n = ids.length;
     if (n === 0) return;

@@ -1,10 +1,10 @@
 'use strict';
 
-// The members of a run as one distribution (charlm/model/mixture.py). Axes: M members, V symbols, F = 2 M features.
+// Combines the members of a run into one distribution (charlm/model/mixture.py). Axes: M members, V symbols, F = 2 M features.
 
-const FLOOR = -1e4; // the least logarithm, of a probability over the highest one
+const FLOOR = -1e4; // the lowest logarithm of a probability relative to the highest
 
-/** Scores as log-probabilities: out[to ...] from scores[from ...], V of each; they may be the same. */
+/** Normalise scores to log-probabilities: out[to ...] from scores[from ...], V of each; they may be the same. */
 function logNormalise(scores, from, out, to, V) {
   let most = -Infinity;
   for (let v = 0; v < V; v++) if (scores[from + v] > most) most = scores[from + v];
@@ -18,7 +18,7 @@ function logNormalise(scores, from, out, to, V) {
   for (let v = 0; v < V; v++) out[to + v] -= log;
 }
 
-/** A logarithmic opinion pool: its weights depend on how sure each member is. */
+/** A logarithmic opinion pool, whose weights depend on how certain each member is. */
 class Mixture {
   /**
    * @param {object} stored the header's `mixture`

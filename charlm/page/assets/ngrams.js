@@ -2,8 +2,8 @@
 
 // A Kneser-Ney n-gram model (charlm/ngram/kneser_ney.py): the distribution of the next symbol after a context.
 //
-// A context is known by its places: where its last k symbols are among the contexts of each order k, -1 where they were
-// never seen. Shapes: V symbols, K the highest order, X contexts and E entries of an order.
+// A context is represented by its places: the index of its last k symbols among the contexts of each order k, -1 for
+// those never seen. Shapes: V symbols, K the highest order, X contexts and E entries of an order.
 
 const LEAST = 2 ** -126; // the smallest probability, so that its logarithm is finite
 
@@ -25,11 +25,11 @@ class NgramLevel {
     if (this.symbols.length !== entries || this.counts.length !== entries) {
       throw new PageError('The model in this page is damaged: its n-grams do not fit together. Get the page again.');
     }
-    /** Where each entry is among the contexts of the order above, -1 for nowhere; null: at its own index. */
+    /** The index of each entry among the contexts of the order above, -1 for none; null: its own index. */
     this.longer = null;
   }
 
-  /** Take the bits that say which entries are contexts of the order above. */
+  /** Read the bits that say which entries are contexts of the order above. */
   leadTo(bits) {
     this.longer = new Int32Array(this.symbols.length);
     let places = 0;
@@ -37,7 +37,7 @@ class NgramLevel {
   }
 
   /**
-   * The place, in the order above, of context x followed by a symbol; -1: never seen.
+   * The index, in the order above, of context x followed by a symbol; -1: never seen.
    * @param {number} x
    * @param {number} symbol
    */
@@ -74,7 +74,7 @@ class KneserNey {
     this.row = new Float64Array(nSymbols);
   }
 
-  /** The places of a text of which nothing was read. */
+  /** The places at the beginning of a text. */
   start() {
     const places = new Int32Array(this.levels.length).fill(-1);
     if (this.levels[0].starts.length > 1) places[0] = 0;
@@ -82,9 +82,9 @@ class KneserNey {
   }
 
   /**
-   * Read one more symbol: change the places (K + 1) of its context.
+   * Read one more symbol, updating the places (K + 1) of its context.
    * @param {Int32Array} places
-   * @param {number} symbol an id; one from V on was never seen
+   * @param {number} symbol an id; ids from V on were never seen
    */
   read(places, symbol) {
     for (let k = this.order - 1; k >= 0; k--) {
@@ -104,7 +104,7 @@ class KneserNey {
     for (let v = 0; v < nSymbols; v++) out[at + v] = Math.log(Math.max(row[v], LEAST));
   }
 
-  /** Fill `row` with the probabilities of the next symbol: each order adds to what it leaves to the one below. */
+  /** Fill `row` with the probabilities of the next symbol; each order leaves a part to the order below. */
   probabilities(places) {
     const { levels, row, weights, totals } = this;
     let seen = 0; // orders whose context was seen

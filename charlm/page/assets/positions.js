@@ -1,13 +1,13 @@
 'use strict';
 
 // Position encodings (charlm/model/positions.py, masks.py): what is added to the embeddings, how queries and keys are
-// turned, what is added to scores. Axes: W positions of a block, H heads, D head size, C width.
+// rotated, what is added to scores. Axes: W positions of a block, H heads, D head size, C width.
 
 const BUCKETS = 32;
 const FARTHEST = 128;
 const ROTARY_BASE = 10000;
 
-/** How fast the scores of each head fall with distance: (H). */
+/** The slope at which each head's scores fall with distance: (H). */
 function alibiSlopes(nHead) {
   const power = 2 ** Math.floor(Math.log2(nHead));
   const slopes = (n) => Array.from({ length: n }, (_, i) => 2 ** ((-8 * (i + 1)) / n));
@@ -23,7 +23,7 @@ function relativeBucket(distance) {
   return Math.min(BUCKETS - 1, exact + Math.trunc(grown));
 }
 
-/** The position encoding of a transformer, in tables. */
+/** The position encoding of a transformer, as tables. */
 class Positions {
   /**
    * @param {object} config of the transformer
@@ -35,7 +35,7 @@ class Positions {
     this.added = null;
     if (position === 'learned') this.added = weight('position.table.weight', blockSize, nEmbd);
     if (position === 'sinusoidal') this.added = sinusoidal(blockSize, nEmbd);
-    /** Cosines and sines of the turns of pairs: (W, D / 2) each, or null. */
+    /** Cosines and sines of the rotations of pairs: (W, D / 2) each, or null. */
     this.turns = position === 'rotary' ? rotaryTurns(blockSize, nEmbd / nHead) : null;
     /** Added to the scores, by head and distance: (H, W), or null. */
     this.bias = null;
@@ -60,7 +60,7 @@ class Positions {
     }
   }
 
-  /** Turn the heads of x (n, heads, D) in place, by their positions from `first` on. */
+  /** Rotate the heads of x (n, heads, D) in place, by their positions from `first` on. */
   rotate(x, n, heads, headSize, first) {
     if (this.turns === null) return;
     const { cos, sin } = this.turns;

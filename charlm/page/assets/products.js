@@ -1,12 +1,12 @@
 'use strict';
 
-// The inner loops. Axes: n positions, R rows of a matrix, C its columns. Weights are Float32Array, by rows; what is
-// computed is Float64Array, which spares the processor a conversion for each number.
+// The inner loops. Axes: n positions, R rows of a matrix, C its columns. Weights are Float32Array, by rows; results
+// are Float64Array, which spares the processor a conversion for each number.
 
 const NORM_EPS = 1e-6;
 
 /**
- * Products of a matrix (R, C) with n vectors: out (n, R) from x (n, C). Weights are read once for four vectors, or
+ * Multiply a matrix (R, C) with n vectors: out (n, R) from x (n, C). Weights are read once for four vectors, or
  * vectors once for four rows.
  * @param {Float64Array} out
  * @param {Float64Array} x
@@ -21,7 +21,7 @@ function multiply(out, x, w, n, R, C) {
   for (; t < n; t++) multiplyOne(out, t * R, x, t * C, w, R, C);
 }
 
-/** For four vectors, two rows at a time (the last one twice where R is odd): 6 numbers read for 8 products. */
+/** Multiply four vectors, two rows at a time (the last one twice if R is odd): 6 numbers read for 8 products. */
 function multiplyFour(out, x, w, t, R, C) {
   const x0 = t * C;
   const x1 = x0 + C;

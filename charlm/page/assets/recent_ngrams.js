@@ -27,8 +27,8 @@ class RecentNgrams {
   }
 
   /**
-   * Correct the log-probabilities `row` of the symbol at ids[at], in place, by what stands before it, and flatten them
-   * by the temperature.
+   * Correct the log-probabilities `row` of the symbol at ids[at], in place, by recent n-grams, and flatten them by the
+   * temperature.
    * @param {Float64Array} row
    * @param {Int32Array} ids
    * @param {number} at
@@ -36,7 +36,7 @@ class RecentNgrams {
   correct(row, ids, at) {
     this.addFollowers(row, ids, at);
     if (this.temperature === 1) return;
-    const total = logSum(row, this.nSymbols); // bytes that training never saw keep theirs
+    const total = logSum(row, this.nSymbols); // bytes that training never saw keep their probability
     for (let v = 0; v < this.nSymbols; v++) row[v] /= this.temperature;
     const lost = total - logSum(row, this.nSymbols);
     for (let v = 0; v < this.nSymbols; v++) row[v] += lost;

@@ -40,7 +40,7 @@ class Convolution {
   }
 }
 
-/** A GRU: the whole past in C numbers. */
+/** A GRU, whose state holds the whole past in C numbers. */
 class Recurrent {
   constructor(config, weight, positions, most) {
     const C = config.nEmbd;

@@ -7,7 +7,7 @@
  */
 class RemoteEngine {
   /**
-   * @param {string} token the server's, without which it answers nothing
+   * @param {string} token of the server, which refuses requests without it
    * @param {?string} run the run that is asked, by default the first that is served
    */
   constructor(token, run = null) {
@@ -15,7 +15,7 @@ class RemoteEngine {
     this.run = run;
   }
 
-  /** The engine of this page, whose address has the token; it is removed from the address bar and the history. */
+  /** The engine for this page, whose address has the token, which is then removed from the address bar and the history. */
   static ofPage() {
     const token = new URLSearchParams(window.location.search).get('token') ?? '';
     window.history.replaceState(null, '', window.location.pathname);
@@ -60,7 +60,7 @@ class RemoteEngine {
     return this._stream('score', { text }, signal);
   }
 
-  /** Send a request. Rejects with the server's sentence where it is refused. */
+  /** Send a request. Rejects with the server's sentence if it is refused. */
   async _send(operation, body, signal) {
     let response;
     try {
@@ -86,7 +86,7 @@ class RemoteEngine {
     return response.json();
   }
 
-  /** The lines of an answer as they come, up to the one that says that it is complete; none after an abort. */
+  /** Yield the lines of an answer as they come, up to the one that marks its end; none after an abort. */
   async *_stream(operation, body, signal) {
     let complete = false;
     try {
@@ -94,7 +94,7 @@ class RemoteEngine {
       for await (const line of linesOf(response.body)) {
         const piece = JSON.parse(line);
         if (piece.error !== undefined) throw new Error(piece.error);
-        complete = piece.done === true; // the stream is read to its end all the same, lest it counts as broken off
+        complete = piece.done === true; // the stream is still read to its end, else it would count as aborted
         if (signal?.aborted) return;
         if (!complete) yield piece;
       }
@@ -107,7 +107,7 @@ class RemoteEngine {
   }
 }
 
-/** @param {object} values @returns {object} those that are there */
+/** @param {object} values @returns {object} those that are neither undefined nor null */
 function given(values) {
   return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined && value !== null));
 }
@@ -125,6 +125,6 @@ async function* linesOf(stream) {
       yield* lines;
     }
   } finally {
-    reader.cancel().catch(() => {}); // whoever leaves early ends the computation
+    reader.cancel().catch(() => {}); // leaving early ends the computation
   }
 }

@@ -1,6 +1,6 @@
 'use strict';
 
-// From log-probabilities to the next symbol, and where a text stops (charlm/inference/sampling.py, charlm/rng.py).
+// Sample the next symbol from log-probabilities, and stop at stop texts (charlm/inference/sampling.py, charlm/rng.py).
 
 const WORD = 64;
 
@@ -16,7 +16,7 @@ function mix(...parts) {
   return state;
 }
 
-/** A number in [0, 1), the same for the same integers; `charlm sample` draws by the same. */
+/** A number in [0, 1), a pure function of the integers, as in `charlm sample`. */
 function uniform(...parts) {
   return Number(mix(...parts) >> 11n) * 2 ** -53;
 }
@@ -60,7 +60,7 @@ class Sampler {
     return chosen;
   }
 
-  /** Set the weights of what top-p and min-p leave out to 0. */
+  /** Zero the weights of symbols that top-p and min-p exclude. */
   cut() {
     const { weights, topP, minP } = this;
     let total = 0;
@@ -83,7 +83,7 @@ function checkRange(name, value, low, high) {
   }
 }
 
-/** Passes pieces of text on up to the first complete stop text, and holds back what may be the start of one. */
+/** Passes pieces of text through up to the first stop text, holding back what may be the beginning of one. */
 class StopFilter {
   /** @param {string[]} stops */
   constructor(stops) {
@@ -94,7 +94,7 @@ class StopFilter {
   }
 
   /**
-   * Take one more piece, and return the pieces that are certain now; nothing after a stop text was found.
+   * Take one more piece. Returns the pieces that are certain now; nothing after a stop text was found.
    * @param {{text: string, bits: number}} piece
    */
   feed(piece) {
@@ -117,7 +117,7 @@ class StopFilter {
     return this.release(text.length - held);
   }
 
-  /** The pieces of the first `certain` code units. */
+  /** Release the pieces of the first `certain` code units. */
   release(certain) {
     let length = 0;
     let n = 0;
@@ -125,7 +125,7 @@ class StopFilter {
     return this.held.splice(0, n);
   }
 
-  /** The text ends: what was held back. */
+  /** Release what was held back, at the end of the text. */
   flush() {
     return this.held.splice(0);
   }

@@ -1,5 +1,5 @@
 'use strict';
-// How the next character is chosen: the settings of the desk.
+// The sampling settings of the desk.
 
 class DeskSettings {
   constructor() {
@@ -18,13 +18,13 @@ class DeskSettings {
     if (matchMedia('(max-width: 56rem)').matches) byId('choosing').open = false;
   }
 
-  /** At a temperature of 0 the likeliest character is written, so top-p and min-p cannot act. */
+  /** Disable top-p and min-p at a temperature of 0, where they have no effect. */
   update() {
     const isGreedy = byId('temperature').valueAsNumber === 0;
     byId('top-p').disabled = byId('min-p').disabled = isGreedy;
   }
 
-  /** The settings, or null where one is out of its range, which is then pointed out. */
+  /** Read the settings; null if one is out of range, which is then pointed out. */
   read() {
     for (const id of ['length', 'seed']) {
       if (!byId(id).checkValidity()) {

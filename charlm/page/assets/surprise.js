@@ -1,8 +1,8 @@
 'use strict';
-// Surprise: a text coloured by the bits per character that it costs the model.
+// The view Surprise: a text coloured by the bits that each character costs the model.
 
 const MOST_SCORED = 200_000; // characters; a longer text is for `charlm surprisal`
-const MEASURED_AT_ONCE = 4000; // characters of a text that is measured as it is written
+const MEASURED_AT_ONCE = 4000; // longest text, in characters, that is measured while it is written
 const ROWS_SHOWN = 20;
 
 class Surprise {
@@ -33,7 +33,7 @@ class Surprise {
     this.forget();
   }
 
-  /** Colour steps are those of `charlm surprisal --format html`. */
+  /** The colour class of a character; the steps are those of `charlm surprisal --format html`. */
   colourOf(i) {
     if (this.bits[i] === undefined) return '';
     return `bits-${this.edges.filter((edge) => this.bits[i] >= edge).length}`;
@@ -46,7 +46,7 @@ class Surprise {
       make('li', {class: 'unit'}, 'bits per character'));
   }
 
-  /** The figures from character `first` on are gone: the text or the run is another one. Those before it stay true. */
+  /** Drop the figures from character `first` on, since the text or the run has changed; those before it stay valid. */
   forget(first = 0) {
     this.stop('');
     this.bits.length = this.entropy.length = Math.min(first, this.bits.length);
@@ -103,7 +103,7 @@ class Surprise {
     if (said) this.say(said);
   }
 
-  /** The figure of the whole text in words. */
+  /** Describe the result for the whole text. */
   summary() {
     const {bits} = this;
     return `${count(bits.length)} characters, ${(sum(bits, 0, bits.length) / bits.length).toFixed(3)} bits per character`;
@@ -123,7 +123,7 @@ class Surprise {
     this.read(editor.caret, false);
   }
 
-  /** Say what the character at a place cost. */
+  /** Show what the character at a position cost. */
   read(at, isHeard) {
     const {bits, entropy, editor} = this, line = byId('surprise-at');
     if (bits[at] === undefined) {
@@ -151,7 +151,7 @@ class Surprise {
   }
 }
 
-/** A number with its thousands apart. */
+/** Format a number with separators of thousands. */
 function count(n) {
   return n.toLocaleString('en');
 }

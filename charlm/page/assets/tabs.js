@@ -2,7 +2,7 @@
 // The tabs: one view is shown; arrow keys, Home and End move between them.
 
 class Tabs {
-  /** @param {(name: string) => void} entered is told which view is shown */
+  /** @param {(name: string) => void} entered is called with the name of the view that is shown */
   constructor(entered) {
     this.tabs = [...byId('tabs').querySelectorAll('[role=tab]')];
     this.entered = entered;
@@ -13,7 +13,7 @@ class Tabs {
     addEventListener('hashchange', () => this.openNamed());
   }
 
-  /** Show the view that the address names, or the first. */
+  /** Show the view named in the address, or the first. */
   openNamed() {
     const named = this.tabs.findIndex((tab) => `#${tab.getAttribute('aria-controls')}` === location.hash);
     this.open(Math.max(0, named));

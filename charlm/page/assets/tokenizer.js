@@ -1,9 +1,9 @@
 'use strict';
 
-// The tokenizer (charlm/data/tokenizer.py): an id for each character; rare characters are spelled in bytes of UTF-8.
+// The tokenizer (charlm/data/tokenizer.py): an id for each character; rare characters are encoded as bytes of UTF-8.
 // Ids from nSymbols on are the bytes that training never saw. Shapes: V symbols.
 
-const OTHER = '\ufffd'; // stands for all characters that are spelled in several bytes
+const OTHER = '\ufffd'; // stands for all characters that are encoded in several bytes
 const ESCAPE = 2 ** -16; // the total probability of all bytes that training never saw
 
 class Vocabulary {
@@ -25,7 +25,7 @@ class Vocabulary {
     let unseen = this.nSymbols;
     for (let byte = 0; byte < 256; byte++) if (this.idOfByte[byte] < 0) this.idOfByte[byte] = unseen++;
     this.utf8 = new TextEncoder();
-    /** The UTF-8 of each id; none of the end of a document. */
+    /** The UTF-8 of each id; empty for the end of a document. */
     this.spellings = Array.from({ length: chars.length + 256 + (hasEnd ? 1 : 0) }, () => new Uint8Array(0));
     for (const [char, id] of this.idOfChar) this.spellings[id] = this.utf8.encode(char);
     this.idOfByte.forEach((id, byte) => {
@@ -57,7 +57,7 @@ class Vocabulary {
     return { ids: Int32Array.from(ids), lengths };
   }
 
-  /** What each id is called: its character, '' for the end of a document, OTHER for a byte of a longer spelling. */
+  /** The name of each id: its character, '' for the end of a document, OTHER for a byte of a longer character. */
   idNames() {
     const names = new Array(this.spellings.length).fill(OTHER);
     for (const [char, id] of this.idOfChar) names[id] = char;
@@ -78,7 +78,7 @@ class Vocabulary {
     return Float64Array.from(this.counts, (count) => Math.log(count / total));
   }
 
-  /** What is added to the log-probabilities of symbols where there are unseen bytes. */
+  /** What is added to the log-probabilities of symbols if there are unseen bytes. */
   get logKnown() {
     return this.nUnseen ? Math.log1p(-ESCAPE) : 0;
   }
@@ -89,7 +89,7 @@ class Vocabulary {
   }
 }
 
-/** Ids to text piece by piece; the bytes of a character are held until it is complete. */
+/** Streaming decoder of ids to text; the bytes of a character are held until it is complete. */
 class Decoder {
   /**
    * @param {Vocabulary} vocabulary
@@ -102,7 +102,7 @@ class Decoder {
   }
 
   /**
-   * The text that is complete with one more id.
+   * The text that one more id completes.
    * @param {number} id
    * @returns {string}
    */

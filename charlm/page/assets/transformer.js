@@ -12,11 +12,11 @@ const MIXERS = {
   convolution: Convolution,
   recurrent: Recurrent,
 };
-const TILE = 16; // positions computed at once; between tiles others may run
+const TILE = 16; // positions computed at once; the generator pauses between tiles
 const MOST_NGRAM = 8; // the longest n-gram that has an embedding
 const MULTIPLIERS = [1000003n, -7046029254386353131n];
 
-/** Norm, mixer, norm, SwiGLU, with residuals. */
+/** A transformer block: norm, mixer, norm, SwiGLU, with residuals. */
 class Block {
   constructor(config, name, weight, positions) {
     const C = config.nEmbd;
@@ -35,7 +35,7 @@ class Block {
     this.gated = new Float64Array(TILE * hidden);
   }
 
-  /** Change x (n, C), the positions of a window from `first` on. */
+  /** Update x (n, C), the positions of a window from `first` on, in place. */
   run(state, x, n, first, trace) {
     const { nEmbd: C, hidden: F, normed, mixed, both, gated } = this;
     for (let t = 0; t < n; t++) rmsNorm(normed, t * C, x, t * C, this.mixerNorm, C);
@@ -54,7 +54,7 @@ class Block {
   }
 }
 
-/** Learned vectors of the last few symbols, by a hash; most rows are zero and not stored. */
+/** Learned vectors for the last few symbols, found by a hash; most rows are zero and not stored. */
 class NgramEmbeddings {
   constructor(config, nSymbols, rows, stored) {
     this.orders = config.ngramEmbeddings - 1;
@@ -62,7 +62,7 @@ class NgramEmbeddings {
     this.nSymbols = nSymbols;
     this.nEmbd = config.nEmbd;
     this.rows = rows;
-    /** Where each row of the table is among those stored, -1 for zeros. */
+    /** The index of each row of the table among those stored, -1 for zero rows. */
     this.places = new Int32Array(this.orders * this.rowsOfOrder + 1);
     let found = 0;
     for (let r = 0; r < this.places.length; r++) this.places[r] = (stored[r >> 3] >> (r & 7)) & 1 ? found++ : -1;
@@ -73,7 +73,7 @@ class NgramEmbeddings {
 
   /**
    * Add the vectors of the n-grams that end at ids[at] to x[to ...]; none reaches before ids[at - back].
-   * @param {(back: number) => number} idAt the id so many places back
+   * @param {(back: number) => number} idAt the id so many positions back
    */
   add(x, to, idAt, back) {
     const { nEmbd: C, rows, rowsOfOrder } = this;
@@ -129,7 +129,7 @@ class Transformer {
     return stride * Math.max(0, Math.ceil((t - blockSize) / stride));
   }
 
-  /** What the model adds to an embedding from the prior: R sqrt(p), to out[to ...], from log p at logPrior[from ...]. */
+  /** Compute what the prior adds to an embedding: R sqrt(p), to out[to ...], from log p at logPrior[from ...]. */
   readPrior(logPrior, from, out, to) {
     const { roots, nSymbols, config } = this;
     for (let v = 0; v < nSymbols; v++) roots[v] = nSymbols > 1 ? Math.exp(logPrior[from + v] / 2) : 0;
@@ -155,7 +155,7 @@ class Transformer {
 class TransformerText {
   /**
    * @param {Transformer} model
-   * @param {number} begin symbols that were passed over unread
+   * @param {number} begin symbols that were skipped
    */
   constructor(model, begin = 0) {
     this.model = model;
@@ -164,7 +164,7 @@ class TransformerText {
     this.cached = 0; // positions of the window that the states hold
     this.states = model.blocks.map((block) => block.mixer.newState());
     this.room = model.config.blockSize + MOST_NGRAM;
-    this.ids = new Int32Array(this.room); // the last ones, by their place modulo the room
+    this.ids = new Int32Array(this.room); // a ring buffer of the last ones
     this.ofPrior = model.prior === null ? null : new Float32Array(this.room * model.config.nEmbd);
   }
 
@@ -174,7 +174,7 @@ class TransformerText {
    * @param {Float32Array | null} logPrior the n-gram model's log-probabilities after each id: (n, V)
    * @param {boolean} wanted whether `out` is needed
    * @param {Float32Array} out
-   * @param {object | null} trace takes what the layers do at the last id
+   * @param {object | null} trace records what the layers do at the last id
    */
   *read(ids, logPrior, wanted, out, trace) {
     const { model } = this;
@@ -196,14 +196,14 @@ class TransformerText {
     }
   }
 
-  /** Begin a window: what the states held is forgotten. */
+  /** Begin a new window, clearing the states. */
   restart(start) {
     this.start = start;
     this.cached = 0;
     this.states.forEach((state, i) => this.model.blocks[i].mixer.reset(state));
   }
 
-  /** Compute what the states lack; row `from` of out belongs to the symbol at `first`, and those after it follow. */
+  /** Compute the positions that the states lack; row `from` of out belongs to the symbol at `first`, the next to the next. */
   *compute(first, from, logPrior, wanted, out, trace) {
     const { model } = this;
     const { x, blocks, nSymbols: V } = model;
@@ -228,7 +228,7 @@ class TransformerText {
     }
   }
 
-  /** The embedding of the symbol at a place, with all that is added to it: x[to ...]. */
+  /** Compute the embedding of the symbol at a position, with all that is added to it: x[to ...]. */
   embed(place, x, to) {
     const { model, room, ids } = this;
     const C = model.config.nEmbd;

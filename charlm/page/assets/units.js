@@ -1,5 +1,5 @@
 'use strict';
-// The words and lines of a text, as `charlm surprisal` divides it: Unicode's word boundaries, with the white space after
+// Split a text into words and lines as `charlm surprisal` does: by Unicode's word boundaries, with the white space after
 // a word counted with it; a line ends after its line feed.
 
 /**
@@ -18,7 +18,7 @@ function lineSpans(chars) {
   return found;
 }
 
-/** The same of words. */
+/** The same for words. */
 function wordSpans(chars) {
   const found = [];
   let begin = 0;
@@ -32,7 +32,7 @@ function wordSpans(chars) {
   return found;
 }
 
-/** A text in words, punctuation and white space; where the browser has no rules for words, at white space only. */
+/** Split a text into words, punctuation and white space; at white space only if the browser has no word segmenter. */
 function segmentsOf(text) {
   if (!Intl.Segmenter) return text.match(/\s+|\S+/gu) ?? [];
   return Array.from(new Intl.Segmenter('en', {granularity: 'word'}).segment(text), ({segment}) => segment);

@@ -1,5 +1,5 @@
 'use strict';
-// The totals of words or lines, in a table that can be sorted.
+// A sortable table of the totals of words or lines.
 
 const UNIT_COLUMNS = [
   {title: 'Text', value: (row) => row.begin, isText: true},
@@ -10,7 +10,7 @@ const UNIT_COLUMNS = [
 const LONGEST_SHOWN = 120; // characters of a line
 
 class UnitTable {
-  /** @param {(at: number) => void} goTo is told where the unit begins that was chosen */
+  /** @param {(at: number) => void} goTo is called with the beginning of the unit that was chosen */
   constructor(goTo) {
     Object.assign(this, {goTo, chars: [], bits: [], rows: [], sorted: 1, isDescending: true, shown: ROWS_SHOWN});
     byId('units').querySelector('tr').replaceChildren(...UNIT_COLUMNS.map(({title, isText}, i) => make('th',
@@ -33,7 +33,7 @@ class UnitTable {
     this.draw();
   }
 
-  /** Sort by a column; by the same one again, the other way round. */
+  /** Sort by a column; a second time reverses the order. */
   sort(column) {
     this.isDescending = column === this.sorted ? !this.isDescending : column !== 0;
     this.sorted = column;

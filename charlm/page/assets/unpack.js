@@ -1,6 +1,6 @@
 'use strict';
 
-// The packed model (charlm/page/container.py): a JSON header, then arrays in planes of bytes, all of it gzipped.
+// Unpack the model (charlm/page/container.py): a JSON header, then arrays in planes of bytes, all of it gzipped.
 
 const FORMAT = 'charlm page model';
 const VERSION = 1;
@@ -8,11 +8,11 @@ const BASE64_AT_ONCE = 1 << 20; // a multiple of 4
 const MOST_HEADER = 1 << 26;
 const DTYPES = { u1: 1, u2: 2, u4: 4, f2: 2, f4: 4 };
 
-/** What went wrong in one plain sentence, for people to read. */
+/** An error in one plain sentence for the user. */
 class PageError extends Error {}
 
 /**
- * The bytes that a base64 text stands for.
+ * Decode base64.
  * @param {string} text
  * @returns {Uint8Array}
  */
@@ -34,7 +34,7 @@ function fromBase64(text) {
 }
 
 /**
- * What a gzip file holds.
+ * Decompress gzip.
  * @param {Uint8Array} bytes
  * @returns {Promise<Uint8Array>}
  */
@@ -51,7 +51,7 @@ async function gunzip(bytes) {
 }
 
 /**
- * The header and the arrays by name of a packed model.
+ * Read the header of a packed model, and its arrays by name.
  * @param {Uint8Array} bytes as pack.py made them
  * @returns {Promise<{header: object, arrays: Map<string, object>}>}
  */
@@ -89,10 +89,10 @@ async function unpack(bytes) {
 }
 
 /**
- * The numbers of the array of that name.
+ * The values of the array of that name.
  * @param {Map<string, object>} arrays
  * @param {string} name
- * @param {(number | null)[]} shape is checked, but for what is null
+ * @param {(number | null)[]} shape is checked, except where it is null
  */
 function arrayOf(arrays, name, shape) {
   const found = arrays.get(name);
@@ -102,7 +102,7 @@ function arrayOf(arrays, name, shape) {
   return found.values;
 }
 
-/** Numbers from `length` bytes of each plane, the lowest first, from data[at] on. */
+/** Join numbers from `length` bytes of each plane, the lowest first, from data[at] on. */
 function fromPlanes(data, at, length, dtype) {
   if (dtype === 'u1') return data.slice(at, at + length);
   if (dtype === 'f2') return fromHalves(data, at, length);
@@ -115,7 +115,7 @@ function fromPlanes(data, at, length, dtype) {
   return dtype === 'f4' ? new Float32Array(words.buffer) : words;
 }
 
-/** 16-bit floats as 32-bit ones. */
+/** Convert 16-bit floats to 32-bit ones. */
 function fromHalves(data, at, length) {
   const table = halfValues();
   const values = new Float32Array(length);

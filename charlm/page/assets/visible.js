@@ -1,6 +1,6 @@
 'use strict';
-// What a page would obey or hide instead of showing: the same characters as charlm/terminal.py spells out. Each is shown
-// as one symbol, so that positions stay what they are.
+// Characters that a page would act on or hide instead of showing: those that charlm/terminal.py escapes. Each is shown
+// as one symbol, so that positions are unchanged.
 
 const UNSAFE = new RegExp('[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ufeff' +
   '\\ufff9-\\ufffb\\u{d800}-\\u{dfff}\\u{e0000}-\\u{e007f}]', 'u');
@@ -24,12 +24,12 @@ function symbolOf(char) {
   return '\ufffd';
 }
 
-/** A whole text in these symbols. */
+/** Replace the unsafe characters of a text by their symbols. */
 function visibleText(text) {
   return Array.from(text, symbolOf).join('');
 }
 
-/** A character by itself, in lists: white space as a mark, what is unsafe by its code. */
+/** A character shown by itself, in lists: white space as a mark, unsafe characters by their code. */
 function markOf(char) {
   if (MARKS[char]) return MARKS[char];
   return isUnsafe(char) ? codeOf(char) : char;
@@ -43,7 +43,7 @@ function charElement(text) {
   return make('span', {class: plain ? 'char' : 'char symbol', ...named}, chars.map(markOf).join(''));
 }
 
-/** A character in a sentence, for those who see it and those who hear it. */
+/** A character in a sentence, readable by eye and by screen reader. */
 function spoken(char) {
   if (NAMES[char]) return NAMES[char];
   return isUnsafe(char) ? codeOf(char) : `“${char}”`;

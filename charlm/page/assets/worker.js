@@ -2,15 +2,15 @@
 
 // The Web Worker: messages {id, op, ...arguments} in; {id, value}, {id, piece}, {id, done: true} or {id, error} out.
 
-const PAUSE_EVERY = 30; // milliseconds of work between looks for other messages
+const PAUSE_EVERY = 30; // milliseconds of work between checks for other messages
 const ANSWERS = { next: answerNext, generate: answerGenerate, score: answerScore, inside: answerInside };
 const IN_PIECES = new Set(['generate', 'score']);
 
-const cancelled = new Set(); // ids of answers in work that nobody waits for any more
+const cancelled = new Set(); // ids of answers in progress that were cancelled
 const inWork = new Set();
 let opened = null; // the model
 
-/** Let other messages in. */
+/** Let other messages be handled. */
 function pause() {
   return new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();
@@ -22,7 +22,7 @@ function pause() {
   });
 }
 
-/** Unpack the model from base64, and say what it is. */
+/** Unpack the model from base64, and describe it. */
 async function open({ model }) {
   opened = new LanguageModel(await unpack(fromBase64(model)));
   return infoOf(opened);
@@ -42,7 +42,7 @@ async function answer(id, generator) {
   }
 }
 
-/** One message from its arrival to its answer. */
+/** Handle one message, from its arrival to its answer. */
 async function handle({ id, op, ...asked }) {
   if (op === 'cancel') {
     if (inWork.has(id)) cancelled.add(id);

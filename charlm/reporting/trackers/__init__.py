@@ -1,4 +1,4 @@
-"""Experiment trackers that a training reports to: which there are, and whether what each needs is installed.
+"""Experiment trackers that training reports to: which there are, and whether what each needs is installed.
 
 The name of a tracker is also that of its module here, of the package that it needs, and of the extra that installs it.
 """
@@ -16,7 +16,7 @@ NO_TRACKER = "none"
 
 
 def missing_extra(tracker: str) -> str | None:
-    """One sentence with the command that installs what a tracker needs; None where it is installed."""
+    """Return a sentence with the command that installs what a tracker needs; None if it is installed."""
     spec = find_spec(tracker)
     if (
         spec is not None and spec.origin is not None
@@ -29,7 +29,7 @@ def missing_extra(tracker: str) -> str | None:
 
 
 def chosen_trackers(named: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    """The trackers that were named, joined by commas or as a list; none for `none`, and None where nothing was said.
+    """Parse the named trackers, joined by commas or as a list; empty for `none`, and None if nothing was given.
 
     Raises UsageError for an unknown one, for one named twice, and for one whose package is missing.
     """

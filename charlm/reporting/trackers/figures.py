@@ -1,4 +1,4 @@
-"""From the events of a training to named figures, in nats and bits per character, and the settings as one flat table."""
+"""Turn training events into named figures, in nats and bits per character, and the settings into one flat table."""
 
 from collections.abc import Iterator
 from math import isfinite, log
@@ -37,7 +37,7 @@ class Figures:
         self._final: Evaluated | None = None
 
     def settings(self) -> dict[str, Setting]:
-        """The settings in force by name, those of several members behind their numbers, and the facts of the text."""
+        """Return the current settings by name, with the member's number if there are several, and the facts of the text."""
         session, found = self._session, dict[str, Any]()
         members = member_facts(session.configs, session.state)
         for member in members:
@@ -65,7 +65,7 @@ class Figures:
         return acts(self._session.model_config.model, setting)
 
     def messages(self, event: Event, sample: str) -> Iterator[Message]:
-        """What an event says; `sample` is what the model wrote at an evaluation."""
+        """Yield the messages for an event; `sample` is what the model wrote at an evaluation."""
         if isinstance(event, WentBack):
             self._returns += 1
             yield BackTo(step=event.to_step)
@@ -78,7 +78,7 @@ class Figures:
         yield from self._changed_settings(event)
 
     def _changed_settings(self, event: Event) -> Iterator[Settings]:
-        """The settings, where another member is trained now, or with another size."""
+        """Yield the settings when they change: another member is trained, or one with another size."""
         self._planned |= isinstance(event, Planned)
         other = isinstance(event, Stepped) and (self._planned or event.member != self._member)
         if isinstance(event, Stepped):
@@ -134,7 +134,7 @@ class Figures:
 
 
 def held_out_figures(group: str, event: HeldOutLoss) -> Iterator[tuple[str, float]]:
-    """The loss on held-out text with its standard error, and the baseline's on the same windows."""
+    """Yield the loss on held-out text with its standard error, and the baseline's on the same windows."""
     yield from _in_both(group, event.nats_per_char)
     if event.standard_error is not None:
         yield f"{group}/standard_error_nats_per_char", event.standard_error

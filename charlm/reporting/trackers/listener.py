@@ -1,4 +1,4 @@
-"""The listener of a training that reports each event to its trackers."""
+"""A training listener that reports each event to experiment trackers."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,7 +17,7 @@ from charlm.training.session import Session
 
 
 class Reporting:
-    """Reports a run to trackers: to those that are `chosen`, else to those that it was reported to before."""
+    """Reports a run to the `chosen` trackers, or else to those it was reported to before."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class Reporting:
         sample: Callable[[], str],
         messages: Messages,
     ) -> None:
-        """`sample`: what the model wrote at the last evaluation. What goes wrong with a tracker is a warning, once."""
+        """`sample`: returns the sample of the last evaluation. Problems with a tracker are warned about once."""
         self._messages, self._sample = messages, sample
         names = self._remembered(run) if chosen is None else chosen
         if chosen is not None and chosen != read_chosen(run):
@@ -39,7 +39,7 @@ class Reporting:
         self._trackers = [TrackerProcess(name, begin) for name in names]
 
     def _remembered(self, run: Path) -> tuple[str, ...]:
-        """Those that the run was reported to, but for those that are not installed here."""
+        """Return the trackers that the run was reported to before, if they are installed here."""
         try:
             names = read_chosen(run)
         except CheckpointError as error:
@@ -60,7 +60,7 @@ class Reporting:
         self._tell()
 
     def close(self, status: str, report: Path | None, *, hurry: bool = False) -> None:
-        """Report the end of the run, and wait for the trackers: for a moment in a `hurry`, else while they move."""
+        """Report the end of the run, and wait for the trackers: briefly in a `hurry`, else as long as they make progress."""
         end = End(status=status, report=None if report is None else str(report.absolute()))
         for tracker in self._trackers:
             with self._messages.progress(f"finishing {tracker.name}", ""):
@@ -71,7 +71,7 @@ class Reporting:
         self._trackers = []
 
     def _tell(self) -> None:
-        """Say where the figures are, and what went wrong, each once."""
+        """Report where the figures are, and what went wrong, each once."""
         for tracker in self._trackers:
             where, tracker.where = tracker.where, None
             if where is not None:

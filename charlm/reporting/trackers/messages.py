@@ -1,4 +1,4 @@
-"""What a training tells a tracker, as lines of JSON to the tracker's own process, and the contract of a tracker."""
+"""The messages from training to a tracker's process, as lines of JSON, and the contract of a tracker."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,13 @@ Setting = bool | int | float | str
 
 @dataclass(frozen=True, kw_only=True)
 class Begin:
-    """The first message: which run begins, or goes on from `step`."""
+    """The first message: which run begins, or is resumed at `step`."""
 
     run: str
     folder: str  # of the run
     step: int
     settings: dict[str, Setting]
-    id: str | None = None  # of the tracker's run to go on with, which its process remembers; None: a new one
+    id: str | None = None  # of the tracker's run to resume, which its process remembers; None: a new one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,24 +69,24 @@ KINDS: dict[str, type[Message]] = {
 
 
 def to_line(message: Message) -> bytes:
-    """A message as a line of JSON."""
+    """Serialise a message as a line of JSON."""
     return json.dumps([type(message).__name__, asdict(message)]).encode() + b"\n"
 
 
 def from_line(line: bytes) -> Message:
-    """The message of a line that `to_line` made."""
+    """Parse a line that `to_line` made."""
     kind, values = json.loads(line)
     return KINDS[kind](**values)
 
 
 class Tracker(Protocol):
-    """What a tracker does, in a process of its own. It is made from the Begin, and may raise anything at any time."""
+    """The contract of a tracker, in a process of its own. It is constructed from Begin, and may raise anything at any time."""
 
-    id: str | None  # of its run, to go on with later
-    where: str  # its figures are to be seen, for whoever trains
+    id: str | None  # of its run, to be resumed later
+    where: str  # its figures can be seen, for the user
 
     def numbers(self, rows: Sequence[Numbers]) -> None:
-        """Record figures; under one name each step comes once, and steps rise."""
+        """Record figures; each name gets a step at most once, and in rising order."""
 
     def text(self, text: Text) -> None:
         """Record a text."""
@@ -95,7 +95,7 @@ class Tracker(Protocol):
         """Record settings that have changed."""
 
     def forget_after(self, step: int) -> bool:
-        """Forget what was recorded of later steps, which come again; False where that is impossible: then they do not."""
+        """Forget later steps, which come again, and return True; or return False if that is impossible: then they do not."""
 
     def end(self, end: End) -> None:
         """Record the end of the run, keep its report, and wait until everything is delivered."""

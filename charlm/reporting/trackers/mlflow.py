@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before mlflow is imported: nobody asked for it
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before mlflow is imported: no telemetry unasked
 
 import mlflow
 from mlflow.entities import Metric, Param, RunTag
@@ -12,9 +12,9 @@ from mlflow.exceptions import MlflowException
 from charlm.reporting.trackers.messages import PROJECT, Begin, End, Numbers, Setting, Text
 
 MOST_METRICS, MOST_PARAMS = 1000, 100
-"""In one call, as MLflow allows."""
+"""MLflow's limits for one call."""
 LONGEST_PARAM = 500
-"""Characters: what every version takes."""
+"""Characters of a value that every version accepts."""
 STATUS = {"done": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
 
@@ -32,7 +32,7 @@ class MLflow:
         self.settings(begin.settings)
 
     def _exists(self, run_id: str) -> bool:
-        """Is that run in this store? The default store is the folder's in which the command is run."""
+        """Whether that run is in this store; the default store is in the working folder."""
         try:
             self._client.get_run(run_id)
         except MlflowException as error:
@@ -62,7 +62,7 @@ class MLflow:
         self._client.log_text(self.id, text.text, f"{text.name}/step-{text.step:08d}.txt")
 
     def settings(self, settings: Mapping[str, Setting]) -> None:
-        """Log parameters. They can be set once only, so that one that has changed becomes a tag besides."""
+        """Log parameters. They can be set only once, so one that has changed is also set as a tag."""
         known = self._client.get_run(self.id).data.params
         words = {name: str(value)[:LONGEST_PARAM] for name, value in settings.items()}
         params = [Param(name, word) for name, word in words.items() if name not in known]
@@ -72,7 +72,7 @@ class MLflow:
             self._client.log_batch(self.id, params=params[part], tags=tags[part])
 
     def forget_after(self, step: int) -> bool:
-        """Nothing: MLflow removes no figure."""
+        """Return False: MLflow cannot remove figures."""
         return False
 
     def end(self, end: End) -> None:

@@ -1,4 +1,4 @@
-"""A tracker in a process of its own, as the training sees it: it takes messages, never waits, and is given up on."""
+"""Run a tracker in its own process: it takes messages without blocking training, and is given up if it fails or hangs."""
 
 import json
 import os
@@ -17,27 +17,27 @@ from charlm.reporting.trackers.messages import Begin, End, Message, to_line
 from charlm.terminal import one_line
 
 MOST_WAITING = 100_000
-"""Messages that may wait for a tracker: some twenty megabytes."""
+"""Most messages that may wait for a tracker: some twenty megabytes."""
 PATIENCE = 180.0
-"""Seconds without an answer after which a tracker is given up on, while there is training; trackers try again for two minutes."""
+"""Seconds without an answer after which a tracker is given up during training; trackers retry for two minutes."""
 LAST_PATIENCE = 60.0
-"""The same at the end of a run."""
+"""Seconds without an answer after which a tracker is given up at the end of a run."""
 HURRY_SECONDS = 3.0
-"""So long is waited where a signal ended the run."""
+"""Seconds to wait if a signal ended the run."""
 POLL = 0.05
 _left: "list[subprocess.Popen[bytes]]" = []
-"""Processes that deliver what is left, and end by themselves."""
+"""Processes that are left to deliver the rest, and end by themselves."""
 
 
 class TrackerProcess:
-    """One tracker. `trouble` tells once that, and why, it was given up on; `where` once where its figures are."""
+    """One tracker. `trouble` says why it was given up, `where` where its figures are; the reader clears `where`."""
 
     def __init__(self, name: str, begin: Begin) -> None:
         self.name = name
         self.where: str | None = None
         self.trouble: str | None = None
         self._failure: str | None = None
-        self._waiting: SimpleQueue[Message | None] = SimpleQueue()  # None: nothing comes any more
+        self._waiting: SimpleQueue[Message | None] = SimpleQueue()  # None ends the queue
         self._put = self._delivered = 0
         self._moved = monotonic()
         self._ended = False
@@ -58,11 +58,11 @@ class TrackerProcess:
 
     @property
     def is_on(self) -> bool:
-        """Is it reported to still?"""
+        """Whether it is still reported to."""
         return self._process is not None
 
     def put(self, message: Message) -> None:
-        """Take a message, at once."""
+        """Queue a message, without blocking."""
         if self._process is None:
             return
         if self._put == self._delivered:
@@ -72,7 +72,7 @@ class TrackerProcess:
         self._check(PATIENCE)
 
     def end(self, end: End, *, hurry: bool) -> None:
-        """Wait until everything is delivered, as long as it moves; in a `hurry` a moment, it then ends by itself."""
+        """Wait until all is delivered, while there is progress; in a `hurry` only briefly, then it ends by itself."""
         if self._process is None:
             return
         self.put(end)
@@ -88,7 +88,7 @@ class TrackerProcess:
         self._kill()
 
     def _check(self, patience: float) -> None:
-        """Give it up where it has failed, has ended by itself, or has not answered for so long."""
+        """Give it up if it has failed, has ended by itself, or has not answered for `patience` seconds."""
         process = self._process
         if process is None:
             return
@@ -107,7 +107,7 @@ class TrackerProcess:
         self._kill()
 
     def _kill(self) -> None:
-        """End its process, with those that it has started."""
+        """Kill its process, and those that it started."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -123,8 +123,8 @@ class TrackerProcess:
             thread.join(1.0)
 
     def _write(self, pipe: IO[bytes]) -> None:
-        """In a thread: write the messages that wait."""
-        with suppress(OSError), pipe:  # it is gone, which `_check` notices
+        """Write the waiting messages; runs in a thread."""
+        with suppress(OSError), pipe:  # the process is gone, which `_check` notices
             while (message := self._waiting.get()) is not None:
                 pipe.write(to_line(message))
                 if self._waiting.empty():
@@ -133,7 +133,7 @@ class TrackerProcess:
                     break
 
     def _listen(self, pipe: IO[bytes]) -> None:
-        """In a thread: read how far it is."""
+        """Read its progress; runs in a thread."""
         with pipe:
             for line in pipe:
                 facts = json.loads(line)
@@ -144,7 +144,7 @@ class TrackerProcess:
 
 
 def _start(name: str) -> "subprocess.Popen[bytes]":
-    """Start the process: it imports from where this one does, and no signal that a terminal sends reaches it."""
+    """Start the process with the same import path; signals sent by a terminal do not reach it."""
     root = str(Path(charlm.__file__).parent.parent)
     path = os.pathsep.join([*filter(None, sys.path), root])
     return subprocess.Popen(

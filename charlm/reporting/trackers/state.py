@@ -1,4 +1,4 @@
-"""What a run's folder keeps: which trackers it reports to, and of each the tracker's run and the steps reported.
+"""The trackers' state in a run's folder: which trackers it reports to, and each one's run and last reported steps.
 
 `trackers/chosen.json` is written by the training, `trackers/NAME.json` by the tracker's process alone.
 """
@@ -20,7 +20,7 @@ LONGEST_ID = 128
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """The trackers that a run reports to, and goes on reporting to when it is resumed."""
+    """The trackers that a run reports to, also when it is resumed."""
 
     trackers: tuple[str, ...] = ()
 
@@ -32,7 +32,7 @@ class Chosen:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackerState:
-    """How far a tracker is."""
+    """The progress of a tracker."""
 
     id: str | None = None  # of the tracker's run
     last: dict[str, int] = field(default_factory=dict)  # the last step that was reported under each name
@@ -43,23 +43,23 @@ class TrackerState:
 
 
 def read_chosen(run: Path) -> tuple[str, ...]:
-    """The trackers that a run reports to. Raises CheckpointError where the file is damaged."""
+    """Read which trackers a run reports to. Raises CheckpointError where the file is damaged."""
     path = run / FOLDER / CHOSEN
     return read_as(Chosen, read_json(path), f"{FOLDER}/{CHOSEN}").trackers if path.exists() else ()
 
 
 def write_chosen(run: Path, trackers: tuple[str, ...]) -> None:
-    """Keep which trackers a run reports to. Raises OSError."""
+    """Write which trackers a run reports to. Raises OSError."""
     _write(run / FOLDER / CHOSEN, Chosen(trackers=trackers))
 
 
 def state_path(run: Path, tracker: str) -> Path:
-    """The file that keeps the state of a tracker of a run."""
+    """Return the file with the state of a tracker of a run."""
     return run / FOLDER / f"{tracker}.json"
 
 
 def lock_of(run: Path, tracker: str) -> FileLock:
-    """The lock of whoever delivers to a tracker of a run. Raises CheckpointError for links, whose targets would be emptied."""
+    """Return the lock held while delivering to a tracker. Raises CheckpointError for links, whose targets would be emptied."""
     path = state_path(run, tracker).with_suffix(".lock")
     if path.parent.is_symlink() or path.is_symlink():
         raise CheckpointError(f"{FOLDER}/{path.name} leads out of the run's folder; remove the link")
@@ -68,7 +68,7 @@ def lock_of(run: Path, tracker: str) -> FileLock:
 
 
 def read_state(run: Path, tracker: str) -> TrackerState:
-    """The state of a tracker, empty where nothing was reported to it. Raises CheckpointError where it is damaged."""
+    """Read the state of a tracker, empty if nothing was reported to it. Raises CheckpointError where it is damaged."""
     path = state_path(run, tracker)
     return (
         read_as(TrackerState, read_json(path), f"{FOLDER}/{path.name}") if path.exists() else TrackerState()
@@ -76,7 +76,7 @@ def read_state(run: Path, tracker: str) -> TrackerState:
 
 
 def write_state(run: Path, tracker: str, state: TrackerState) -> None:
-    """Keep the state of a tracker. Raises OSError."""
+    """Write the state of a tracker. Raises OSError."""
     _write(state_path(run, tracker), state)
 
 

@@ -16,9 +16,9 @@ from charlm.reporting.trackers.messages import Begin, End, Numbers, Setting, Tex
 
 
 class TensorBoard:
-    """Writes the run's event files. A reader drops the steps that come again, by the START that is written then."""
+    """Writes the run's event files. Steps that come again follow a START event, at which readers drop the old ones."""
 
-    id = None  # the run's folder is all there is to know
+    id = None  # the run's folder identifies it
 
     def __init__(self, begin: Begin) -> None:
         self._folder = Path(begin.folder)
@@ -43,19 +43,19 @@ class TensorBoard:
         self._markdown(text.name, lines, text.step, text.time)
 
     def settings(self, settings: Mapping[str, Setting]) -> None:
-        """Add the settings as a table; among the hyperparameters stay those of the beginning."""
+        """Add the settings as a table; the hyperparameters stay those of the beginning."""
         rows = "".join(f"| `{name}` | `{value}` |\n" for name, value in settings.items())
         self._markdown("settings", f"| setting | value |\n|---|---|\n{rows}", self._step, time.time())
 
     def forget_after(self, step: int) -> bool:
-        """Let readers forget the steps after this one."""
+        """Make readers drop the steps after this one."""
         start = SessionLog(status=SessionLog.START)
         self._writer.add_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
         self._step = step
         return True
 
     def end(self, end: End) -> None:
-        """Close the file. The report stands beside it already; a text says so."""
+        """Close the file, after a text with the path of the report, which is in the folder already."""
         if end.report is not None:
             self._markdown("report", f"`{end.report}`", self._step, time.time())
         self._writer.close()

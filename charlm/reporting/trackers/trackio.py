@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before it is imported: nobody asked for it
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before it is imported: no telemetry unasked
 
 import trackio
 
@@ -45,14 +45,14 @@ class Trackio:
         self._run.log({text.name: trackio.Markdown(lines)}, step=text.step)
 
     def settings(self, settings: Mapping[str, Setting]) -> None:
-        """Log settings that have changed as a table: the run's own stay those of the beginning."""
+        """Log settings that have changed as a table; the run's own stay those of the beginning."""
         rows = "".join(f"| `{name}` | `{value}` |\n" for name, value in settings.items())
         self._run.log(
             {"settings": trackio.Markdown(f"| setting | value |\n|---|---|\n{rows}")}, step=self._step
         )
 
     def forget_after(self, step: int) -> bool:
-        """Nothing: Trackio removes no figure."""
+        """Return False: Trackio cannot remove figures."""
         return False
 
     def end(self, end: End) -> None:

@@ -14,7 +14,7 @@ class Wandb:
     """One run of wandb, whose step is the training's."""
 
     def __init__(self, begin: Begin) -> None:
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # to its makers, which nobody asked for
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # no error reports to its makers unasked
         named: dict[str, Any] = {} if "WANDB_PROJECT" in os.environ else {"project": PROJECT}
         named |= {} if "WANDB_NAME" in os.environ else {"name": begin.run}
         named |= {} if begin.id is None else {"id": begin.id}
@@ -43,7 +43,7 @@ class Wandb:
         self._run.config.update(dict(settings), allow_val_change=True)
 
     def forget_after(self, step: int) -> bool:
-        """Nothing: wandb's steps only rise."""
+        """Return False: wandb's steps only rise."""
         return False
 
     def end(self, end: End) -> None:

@@ -1,6 +1,6 @@
-"""The process of one tracker: reads messages from standard input, delivers them, and says how far it is.
+"""The process of one tracker: reads messages from standard input, delivers them, and reports its progress.
 
-Whatever a tracker does stays in here: what it prints, what it raises, and that it hangs. Standard output carries one
+What a tracker prints or raises, and its hanging, stays in this process. Standard output carries one
 line of JSON for each batch that was delivered; the process ends when its input does.
 """
 
@@ -34,15 +34,15 @@ from charlm.reporting.trackers.messages import (
 from charlm.reporting.trackers.state import TrackerState, lock_of, read_state, write_state
 
 EVERY_SECONDS = 1.0
-"""Messages are collected so long, and then delivered together."""
+"""Seconds during which messages are collected before they are delivered together."""
 LAST_SECONDS = 60
-"""A tracker that has so long to finish, after its input has ended, and does not, is ended."""
+"""Seconds that a tracker has to finish after its input has ended, before it is killed."""
 
 
 class Deliveries:
-    """Gives a tracker what has not been reported yet, and remembers it in the run's folder.
+    """Delivers to a tracker what has not been reported yet, and records it in the run's folder.
 
-    What is about to be delivered is remembered before it is: whatever is killed, no step comes twice.
+    Deliveries are recorded before they are made, so that no step comes twice, whatever is killed.
     """
 
     def __init__(self, name: str, begin: Begin) -> None:
@@ -55,7 +55,7 @@ class Deliveries:
         self._remember()
 
     def deliver(self, batch: list[Message]) -> None:
-        """Deliver messages, neighbouring figures together."""
+        """Deliver messages, adjacent figures together."""
         for kind, group in groupby(batch, type):
             if kind is Numbers:
                 fresh = [self._fresh(row) for row in group if isinstance(row, Numbers)]
@@ -80,7 +80,7 @@ class Deliveries:
             self.tracker.end(message)
 
     def _fresh(self, row: Numbers) -> Numbers:
-        """The figures of a row whose step was not reported yet."""
+        """Return a row with only the figures whose step was not reported yet."""
         last = self._state.last
         values = {name: value for name, value in row.values.items() if row.step > last.get(name, -1)}
         last.update(dict.fromkeys(values, row.step))
@@ -99,7 +99,7 @@ def main(name: str) -> None:
     """Report to one tracker until standard input ends."""
     said = _only_ours()
     for number in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
-        if hasattr(signal, number):  # they are for the training, which then says how it ended
+        if hasattr(signal, number):  # signals are for the training process, which then reports the end
             signal.signal(getattr(signal, number), signal.SIG_IGN)
     queue: SimpleQueue[Message] = SimpleQueue()
     first = from_line(sys.stdin.buffer.readline())
@@ -123,7 +123,7 @@ def main(name: str) -> None:
 
 
 def _only_ours() -> BinaryIO:
-    """Standard output as it was; from now on what is printed, to it and to standard error, goes nowhere."""
+    """Return the original standard output; anything printed from now on, to it or to standard error, is discarded."""
     said = os.fdopen(os.dup(1), "wb", buffering=0)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
@@ -137,7 +137,7 @@ def _say(said: BinaryIO, **facts: str | int) -> None:
 
 
 def _read(lines: BinaryIO, queue: "SimpleQueue[Message]") -> None:
-    """Read messages to the End; where there is none, the training was killed."""
+    """Read messages up to End; if the input ends without one, the training process was killed."""
     message: Message | None = None
     while not isinstance(message, End):
         line = lines.readline()
@@ -148,7 +148,7 @@ def _read(lines: BinaryIO, queue: "SimpleQueue[Message]") -> None:
 
 
 def _collected(queue: "SimpleQueue[Message]") -> list[Message]:
-    """The messages of the next second, or up to the End."""
+    """Return the messages of the next second, or up to End."""
     batch = [queue.get()]
     until = monotonic() + EVERY_SECONDS
     with suppress(Empty):
