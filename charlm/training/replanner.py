@@ -70,6 +70,7 @@ class Replanner:
             session.reserved,
             seconds,
             correcting=correcting,
+            earlier=self.deadline.chunk_seconds if n_members > 1 else 0.0,
             last=session.is_last,
         )
         self._trials = self._new_trials()
