@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from benchmarks import machine
-from charlm.config import TextConfig
 from charlm.data.corpus import BatchSampler, Corpus
 from charlm.data.prepare import prepare
+from charlm.data.text_config import TextConfig
 from charlm.evaluation.score import score_text
 from charlm.inference.ngram_predictor import NgramPredictor
 from charlm.ngram.build import Built, TrainingPrior, build, fold_edges

@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.machine import line
-from charlm.config import TextConfig, TrainingConfig
+from charlm.config import TrainingConfig
 from charlm.data.prepare import prepare
 from charlm.data.sources import manual_name, read_manual
+from charlm.data.text_config import TextConfig
 from charlm.evaluation.bootstrap import BLOCK, Numbers, confidence_interval, long_run_variance, t_quantile
 from charlm.evaluation.score import score_text
 from charlm.inference.ngram_predictor import NgramPredictor

@@ -21,11 +21,13 @@ import torch
 from benchmarks.machine import line
 from benchmarks.time_to_loss import ours
 from benchmarks.train import session_of
-from charlm.config import ModelConfig, SamplingConfig, TextConfig, TrainingConfig
+from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.prepare import prepare
+from charlm.data.text_config import TextConfig
 from charlm.inference.generate import sample_text
 from charlm.inference.predictor import TransformerPredictor
+from charlm.inference.sampling_config import SamplingConfig
 from charlm.ngram.build import build, training_folds
 from charlm.ngram.device_rows import DeviceNgrams
 from charlm.training.device import gpu_note, is_accelerator, pick_device, pick_precision, wait_for

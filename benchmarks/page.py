@@ -22,9 +22,9 @@ from playwright.sync_api import sync_playwright
 from benchmarks import machine
 from charlm.checkpoint.run_folder import find_run
 from charlm.checkpoint.snapshot import read_snapshot
-from charlm.config import SamplingConfig
 from charlm.inference.generate import sample_text
 from charlm.inference.members import predictor_of
+from charlm.inference.sampling_config import SamplingConfig
 from charlm.page.container import compressed_size
 from charlm.page.pack import PackedModel, pack, transformers_of, weight_arrays
 from charlm.page.pruning import page_bytes

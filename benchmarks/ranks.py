@@ -18,8 +18,9 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.machine import line
-from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.load import load
+from charlm.data.text_config import TextConfig
 from charlm.place import Place
 from charlm.training.distributed import meeting
 

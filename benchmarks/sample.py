@@ -32,11 +32,11 @@ from benchmarks.plain_gpt import PlainTrainer, Shape
 from benchmarks.train import untrained
 from charlm.checkpoint.run_folder import find_run
 from charlm.checkpoint.snapshot import TABLE, read_snapshot
-from charlm.config import SamplingConfig
 from charlm.inference.generate import Piece, generate
 from charlm.inference.members import MixturePredictor, predictor_of
 from charlm.inference.predictor import Predictor, TransformerPredictor
 from charlm.inference.recent import without_recent
+from charlm.inference.sampling_config import SamplingConfig
 from charlm.model.transformer import LanguageModel
 from charlm.threads import use_threads
 from charlm.training.sizes import SIZES

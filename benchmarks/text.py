@@ -36,7 +36,7 @@ import json, sys, time
 import torch
 from benchmarks.text import memory
 import charlm.training.session
-from charlm.config import TextConfig
+from charlm.data.text_config import TextConfig
 from charlm.data.load import load
 before, started = memory(), time.perf_counter()
 corpus = load([sys.argv[1]], TextConfig()).corpus

@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from benchmarks.machine import line
 from benchmarks.plain_gpt import PlainTrainer, Shape
 from charlm.checkpoint.run_folder import CorpusFacts, RunFacts
-from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import Corpus
+from charlm.data.text_config import TextConfig
 from charlm.data.tokenizer import Vocabulary
 from charlm.native.library import VARIABLE
 from charlm.training.device import keep_memory, pick_precision

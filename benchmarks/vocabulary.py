@@ -17,11 +17,13 @@ import torch
 
 from benchmarks.machine import line
 from benchmarks.train import our_step, session_of
-from charlm.config import ModelConfig, SamplingConfig, TextConfig, TrainingConfig
+from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.prepare import prepare
+from charlm.data.text_config import TextConfig
 from charlm.inference.generate import draw
 from charlm.inference.predictor import TransformerPredictor
+from charlm.inference.sampling_config import SamplingConfig
 from charlm.training.planner import choose
 from charlm.training.sizes import Budget
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from charlm.config import TextConfig
 from charlm.data.addresses import without_secrets
+from charlm.data.text_config import TextConfig
 from charlm.errors import UsageError
 from charlm.job import TrainingJob, begin, reopen
 from charlm.reporting.trackers import chosen_trackers

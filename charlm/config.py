@@ -1,6 +1,5 @@
-"""Every setting once: its name, type, default, help and limits, and what cannot be combined (standard library only)."""
+"""The settings of the model and of training: name, type, default, help, limits, and what cannot be combined (standard library only)."""
 
-import os
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Annotated, Self, TypeVar
@@ -25,10 +24,6 @@ NOT_PLAIN = (
     *("ngram_embedding_accumulator", "prior", "prior_order", "prior_dropout", "prior_chars"),
 )
 """The settings of a model and of training that a plain decoder does without."""
-
-VAL = 0.1
-"""The share of a text that is held out unless told."""
-MOST_KEPT_BACK = 0.95
 
 
 def no_effect(config: Settings, name: str, beside: str) -> ValueError:
@@ -290,6 +285,8 @@ Device = Annotated[
 ]
 """Of training, and of what uses a trained model."""
 MOST_MEMBERS = 8
+FEWEST_HELD_OUT = 200
+"""Characters below which a figure on them is said to mean little."""
 CONVOLUTION_WINDOW = 8
 """What a convolution reads back unless told; checkpoints count on it."""
 
@@ -427,152 +424,8 @@ class TrainingConfig(Settings):
         )
 
 
-FEWEST_HELD_OUT = 200
-"""Characters below which a figure on them is said to mean little."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextConfig(Settings):
-    """What is read and how it is divided."""
-
-    val: Annotated[
-        float,
-        "Share of the text to hold out for evaluation: its end, unless --split says otherwise.",
-        Range(0, 0.9),
-        BASIC,
-    ] = VAL
-    test: Annotated[
-        float, "Share of the text kept as a test set, read only by `charlm eval --part test`.", Range(0, 0.5)
-    ] = 0.0
-    val_file: Annotated[str | None, "Evaluate on this file instead of the end of the text."] = None
-    split: Annotated[
-        str,
-        "How to choose the held-out part. tail: the end of the text. blocks: pieces spread over it. "
-        "documents: whole documents, chosen by a hash of their text.",
-        Choice(("tail", "blocks", "documents")),
-    ] = "tail"
-    documents: Annotated[
-        str,
-        "How to split into documents: context does not cross them, and the model learns where one ends.",
-        Choice(("none", "file", "line", "blank-line", "separator")),
-        BASIC,
-    ] = "none"
-    separator: Annotated[
-        str | None, "Text that separates documents; \\n, \\t, \\\\, \\xHH and \\uHHHH are escapes."
-    ] = None
-    normalize: Annotated[
-        str | None,
-        "Unicode normal form to convert the text to. [default: unchanged]",
-        Choice(("nfc", "nfkc")),
-    ] = None
-    newlines: Annotated[str, "lf: convert all line endings to line feeds.", Choice(("keep", "lf"))] = "keep"
-    lowercase: Annotated[bool, "Convert the text to lower case."] = False
-    collapse_spaces: Annotated[bool, "Replace each run of spaces and tabs with one space."] = False
-    include: Annotated[
-        tuple[str, ...] | None,
-        "In folders, read only files whose name or path matches, such as '*.txt'. Repeatable.",
-    ] = None
-    exclude: Annotated[
-        tuple[str, ...] | None,
-        "Skip files and folders whose name or path matches, such as '*.md' or drafts. Repeatable.",
-    ] = None
-    strip: Annotated[
-        str | None,
-        "gutenberg: remove Project Gutenberg's header and licence from each file.",
-        Choice(("gutenberg",)),
-    ] = None
-    field: Annotated[
-        str | None, "Field that holds the text in JSON Lines, .json, .csv, .tsv, Parquet and Arrow files."
-    ] = None
-    encoding: Annotated[
-        str | None, "Text encoding. [default: UTF-8, or the encoding that the byte-order mark indicates]"
-    ] = None
-    units: Annotated[
-        str,
-        "What one symbol of the model is: a character (code point) or a UTF-8 byte.",
-        Choice(("chars", "bytes")),
-    ] = "chars"
-    min_count: Annotated[
-        int | None,
-        "Encode characters that occur fewer times than this as UTF-8 bytes. [default: 2 if there are more "
-        "than 100,000 characters to train on, else 1]",
-        Range(1, 10**9),
-    ] = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._refuse_split()
-        if self.strip is not None and self.field is not None:
-            raise no_effect(self, "strip", "`field`, because it works only on whole files, not on fields")
-        if self.units == "bytes" and self.min_count is not None:
-            raise no_effect(self, "min_count", "`units=bytes`")
-
-    def _refuse_split(self) -> None:
-        """ValueError for settings that do not divide a text."""
-        if self.documents == "separator" and not self.separator:
-            raise ValueError("`documents=separator` needs a `separator` that is not empty")
-        if self.documents != "separator" and self.separator is not None:
-            raise no_effect(
-                self, "separator", f"`documents={self.documents}`; it needs `documents=separator`"
-            )
-        if self.split == "documents" and self.documents == "none":
-            other = "file, line, blank-line or separator"
-            raise no_effect(self, "split", f"`documents=none`; set `documents` to {other}")
-        if self.split != "tail" and (self.val_file is not None or self.val + self.test == 0):
-            what = "val_file" if self.val_file is not None else "val=0"
-            raise no_effect(self, "split", f"`{what}`; leave one out")
-        if self.val_file is not None and self.val != VAL:
-            raise no_effect(self, "val", "`val_file`; leave one out")
-        if self.val_file is None and self.val + self.test > MOST_KEPT_BACK:
-            raise ValueError(
-                f"`val` is {self.val:g} and `test` {self.test:g}; their sum must be at most {MOST_KEPT_BACK:g}, "
-                "so that some text remains to train on"
-            )
-
-
 @dataclass(frozen=True, kw_only=True)
 class DeviceConfig(Settings):
     """Where a trained model computes: on the CPU unless told, so that a seed and a figure mean the same on every machine."""
 
     device: Device = "cpu"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingConfig(Settings):
-    """How the next character is chosen from its probabilities."""
-
-    temperature: Annotated[
-        float,
-        "Sampling temperature: lower is more predictable, higher more varied; 0 always picks the likeliest character.",
-        Range(0, 100),
-    ] = 0.8
-    top_k: Annotated[int | None, "Sample from the N likeliest characters.", Range(1, 2**63 - 1)] = None
-    top_p: Annotated[
-        float | None,
-        "Sample from the likeliest characters whose probabilities add up to X (nucleus sampling).",
-        Range(0, 1),
-    ] = None
-    min_p: Annotated[
-        float | None,
-        "Drop characters whose probability is below this fraction of the likeliest one's.",
-        Range(0, 1),
-    ] = None
-    seed: Annotated[
-        int | None,
-        "Random seed; the same seed gives the same text on the same machine and device. [default: random]",
-        Range(0, 2**63 - 1),
-    ] = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("top_k", "top_p", "min_p"):
-            if self.temperature == 0 and getattr(self, name) is not None:
-                raise ValueError(
-                    f"`{name}` has no effect at `temperature=0`, which always takes the likeliest character"
-                )
-
-    def seeded(self) -> Self:
-        """The same with a seed: its own, or one drawn at random."""
-        return (
-            self if self.seed is not None else replace(self, seed=int.from_bytes(os.urandom(4), "big") >> 1)
-        )

@@ -9,7 +9,6 @@ import torch
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import Snapshot, read_newest
-from charlm.config import SamplingConfig
 from charlm.data.documents import separator_of
 from charlm.data.load import run_name
 from charlm.errors import CharlmError, CheckpointError, UsageError
@@ -22,6 +21,7 @@ from charlm.evaluation.baselines import (
 from charlm.evaluation.bootstrap import too_few
 from charlm.inference.generate import default_prompt, sample_text
 from charlm.inference.predictor import Predictor
+from charlm.inference.sampling_config import SamplingConfig
 from charlm.ngram.build import fit
 from charlm.reporting.log import MetricsLog, SampleLog
 from charlm.reporting.run_page import NAME as REPORT
@@ -159,7 +159,7 @@ class TrainingJob:
         with suppress(OSError):
             (self.folder.path / REPORT).unlink(missing_ok=True)
         log_event = MetricsLog(self.folder.path, first_step)
-        sample = lambda: self._sample(trainer.held_out.predictor)  # noqa: E731
+        sample = lambda: self._sample(trainer.evaluator.predictor)  # noqa: E731
         # With sharded weights, every character of a sample would need a pass that gathers them all.
         self.samples = SampleLog(self.folder.path, first_step, None if self.ranks.shards else sample)
         report = self._report()

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.run_folder import find_run as find_named_run
 from charlm.checkpoint.snapshot import Snapshot, read_snapshot
-from charlm.config import SamplingConfig, TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.documents import separator_of
 from charlm.data.normalize import normalize
+from charlm.data.text_config import TextConfig
 from charlm.data.tokenizer import Vocabulary, without_ends
 from charlm.errors import CheckpointError, TextError, UsageError
 from charlm.inference.context import ContextRule
@@ -31,6 +31,7 @@ from charlm.inference.generate import Ended, Piece, default_prompt, generate
 from charlm.inference.members import predictor_of
 from charlm.inference.predictor import Predictor, TransformerPredictor
 from charlm.inference.recent import without_recent
+from charlm.inference.sampling_config import SamplingConfig
 from charlm.settings import settings_of
 from charlm.terminal import one_line
 from charlm.threads import threads_restored

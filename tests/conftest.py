@@ -1,6 +1,7 @@
 """Toys that every test can train in a moment: width 16, one layer, one thread."""
 
 import os
+import random
 import re
 import shlex
 import signal
@@ -20,11 +21,12 @@ from tqdm import tqdm
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.main import run as main
-from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.config import ModelConfig, TrainingConfig
 from charlm.data import downloads
 from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
 from charlm.data.prepare import prepare
+from charlm.data.text_config import TextConfig
 from charlm.native.library import CLONES, VARIABLE, library, status, supported_clones
 from charlm.training.launch import start_run
 from charlm.training.planner import choose
@@ -63,6 +65,9 @@ class After:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--thorough", action="store_true", help="the larger numbers of the slow tests")
+    parser.addoption(
+        "--seed", type=int, help="draw again what a test that failed drew, by the seed that it shows"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -76,6 +81,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def thorough(request: pytest.FixtureRequest) -> bool:
     """Are the larger numbers wanted?"""
     return bool(request.config.getoption("--thorough"))
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    """Draws others each time; a failure shows the option that draws the same again."""
+    given = request.config.getoption("--seed")
+    seed = random.randrange(10**9) if given is None else given
+    print(f"--seed {seed}")
+    return random.Random(seed)
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,10 @@ from charlm.checkpoint import safe_io
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.safe_io import NGRAM_FILE
 from charlm.checkpoint.snapshot import read_snapshot
-from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.load import load
+from charlm.data.text_config import TextConfig
 from charlm.errors import CheckpointError
 from charlm.inference.members import predictor_of
 from charlm.training.launch import resume_run, start_run

@@ -9,11 +9,11 @@ from unittest import mock
 
 import pytest
 
-from charlm.config import TextConfig
 from charlm.data.decoding import TextDecoder
 from charlm.data.documents import marked_text, split_documents
 from charlm.data.reader import Texts, read_texts
 from charlm.data.stream import Block
+from charlm.data.text_config import TextConfig
 from charlm.errors import CharlmError, TextError
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from charlm.config import TextConfig
 from charlm.data.load import load
 from charlm.data.reader import read_texts
+from charlm.data.text_config import TextConfig
 from charlm.errors import CharlmError, TextError
 from tests.conftest import Result
 from tests.reading import write

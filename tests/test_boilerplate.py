@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charlm.config import TextConfig
 from charlm.data import boilerplate, decoding, stream
 from charlm.data.boilerplate import LICENCE, Boilerplate, strip_boilerplate
 from charlm.data.load import load
 from charlm.data.stream import Block
+from charlm.data.text_config import TextConfig
 from tests.conftest import Result
 
 

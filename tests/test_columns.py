@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from charlm.config import TextConfig
 from charlm.data.load import load
+from charlm.data.text_config import TextConfig
 from charlm.errors import CharlmError, TextError
 from tests.conftest import Result
 

@@ -12,9 +12,10 @@ import torch
 
 from charlm.checkpoint.run_folder import CorpusFacts, RunFolder
 from charlm.checkpoint.snapshot import read_snapshot
-from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
+from charlm.data.text_config import TextConfig
 from charlm.errors import CheckpointError, DivergedError, UsageError
 from charlm.evaluation.bootstrap import BLOCK, FEWEST_BLOCKS, confidence_interval, standard_error
 from charlm.experiments import comparison as on_disk

@@ -16,8 +16,8 @@ from charlm.checkpoint.snapshot import Member, Snapshot
 from charlm.compression.codec import Compressed, compressing, decompressing, file_to_ids, ids_to_file
 from charlm.compression.coder import HIGHEST_TOTAL, Decoder, Encoder, bounds
 from charlm.compression.container import FRAME, VERSION, Environment, ModelHashes, pack, streams_for, unpack
-from charlm.config import TextConfig
 from charlm.data.prepare import prepare
+from charlm.data.text_config import TextConfig
 from charlm.errors import CharlmError, CheckpointError, TextError
 from charlm.inference.members import predictor_of
 from charlm.model.mixture import Mixture

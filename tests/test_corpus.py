@@ -8,12 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from charlm.config import TextConfig
 from charlm.data.corpus import reopen
 from charlm.data.corpus_cache import cache_folder, entries
 from charlm.data.load import load, run_name
 from charlm.data.prepare import prepare
 from charlm.data.sources import read_manual
+from charlm.data.text_config import TextConfig
 from charlm.errors import TextError
 
 

@@ -13,9 +13,10 @@ import pytest
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read_snapshot
-from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
+from charlm.data.text_config import TextConfig
 from charlm.errors import CheckpointError, ResourceError
 from charlm.evaluation.score import score_text
 from charlm.inference.members import predictor_of

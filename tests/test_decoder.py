@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from charlm.config import ModelConfig, SamplingConfig
+from charlm.config import ModelConfig
 from charlm.inference.generate import generate, sample_text
 from charlm.inference.predictor import TransformerPredictor
 from charlm.inference.sampling import sampling_weights
+from charlm.inference.sampling_config import SamplingConfig
 from charlm.model.fast_decoder import arranged, fast_decoder_fits
 from charlm.model.transformer import LanguageModel
 from charlm.native.decoder import CDecoder, LayerArrays, ModelArrays

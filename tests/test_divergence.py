@@ -9,9 +9,9 @@ import torch
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read_snapshot
-from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.prepare import prepare
+from charlm.data.text_config import TextConfig
 from charlm.reporting.log import METRICS, MetricsLog, read_log
 from charlm.training import step
 from charlm.training.events import Event, Finished, Saved, Skipped, Stepped, WentBack

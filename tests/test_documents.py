@@ -11,17 +11,19 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from charlm.config import ModelConfig, SamplingConfig, TextConfig
+from charlm.config import ModelConfig
 from charlm.data.documents import EndMarker, split_documents
 from charlm.data.load import load
 from charlm.data.prepare import prepare
 from charlm.data.stream import Block
+from charlm.data.text_config import TextConfig
 from charlm.data.tokenizer import END, Vocabulary, without_ends
 from charlm.errors import TextError
 from charlm.evaluation.score import score_text
 from charlm.inference.generate import Ended, Piece, generate
 from charlm.inference.ngram_predictor import NgramPredictor
 from charlm.inference.predictor import TransformerPredictor
+from charlm.inference.sampling_config import SamplingConfig
 from charlm.model.transformer import LanguageModel, initialise
 from charlm.ngram.build import build, count_parts, fold_edges, split_spans
 from charlm.ngram.keys import Packing

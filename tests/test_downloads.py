@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 import pytest
 
 from charlm import files
-from charlm.config import TextConfig
 from charlm.data import downloads, remote
 from charlm.data.addresses import address_of, without_secrets
 from charlm.data.downloads import Downloader, local_path
 from charlm.data.reader import read_texts
+from charlm.data.text_config import TextConfig
 from charlm.errors import ResourceError, TextError
 from charlm.files import cache_folder
 from tests.cli.kept import TOY

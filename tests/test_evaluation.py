@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.checkpoint.snapshot import read_snapshot
-from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.overlap import PASSAGE, overlap
 from charlm.data.prepare import prepare
+from charlm.data.text_config import TextConfig
 from charlm.data.tokenizer import Vocabulary
 from charlm.evaluation import baselines
 from charlm.evaluation.baselines import (

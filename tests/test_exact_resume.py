@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.prepare import prepare
+from charlm.data.text_config import TextConfig
 from charlm.training.events import Event, Finished
 from charlm.training.launch import resume_run
 from charlm.training.ngram_session import NgramSession

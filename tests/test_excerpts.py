@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from charlm.config import TextConfig
 from charlm.data.load import load
+from charlm.data.text_config import TextConfig
 from charlm.data.text_scan import TextScan, spread_over
 from charlm.errors import TextError
 

@@ -65,6 +65,7 @@ def test_a_crash_after_any_call_leaves_the_old_or_the_new(
     made: dict[bool, Run],
     anew: Callable[[], Path],
     monkeypatch: pytest.MonkeyPatch,
+    rng: random.Random,
     thorough: bool,
 ) -> None:
     """With every loss at every call, or one for each in turn; and with each once it was done.
@@ -79,7 +80,7 @@ def test_a_crash_after_any_call_leaves_the_old_or_the_new(
     found, boots = set(), 0
     for k in range(1, disk.calls + 2):
         is_done = k > disk.calls
-        if every and not thorough and 1 < k <= disk.calls and random.random() > SHARE:
+        if every and not thorough and 1 < k <= disk.calls and rng.random() > SHARE:
             continue
         for how in LOSSES if every or is_done else (LOSSES[k % len(LOSSES)],):
             root = anew()
@@ -111,13 +112,14 @@ def test_an_error_at_any_call_leaves_the_old_or_the_new(
     made: dict[bool, Run],
     anew: Callable[[], Path],
     monkeypatch: pytest.MonkeyPatch,
+    rng: random.Random,
     thorough: bool,
 ) -> None:
     """Any OSError, once or from then on, at every call; no other error comes of it."""
     k = 0
     while True:
         k += 1
-        if every and not thorough and k > 1 and random.random() > SHARE:
+        if every and not thorough and k > 1 and rng.random() > SHARE:
             continue
         both = [(ERRORS[k % len(ERRORS)], False), (errno.ENOSPC, True)]
         for number, lasting in both if every else (both[k % 2],):

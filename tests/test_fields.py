@@ -10,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from charlm.config import TextConfig
 from charlm.data import decoding
 from charlm.data import records as fields
 from charlm.data.load import load
 from charlm.data.records import BEGINNING, Format, RecordReader, format_of
 from charlm.data.stream import Block
+from charlm.data.text_config import TextConfig
 from charlm.errors import TextError
 from tests.reading import write
 

@@ -11,9 +11,9 @@ import torch
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read_snapshot
-from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.prepare import prepare
+from charlm.data.text_config import TextConfig
 from charlm.evaluation.score import score_text
 from charlm.inference.members import predictor_of
 from charlm.inference.predictor import Predictor

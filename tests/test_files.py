@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from charlm import files
-from charlm.config import TextConfig
 from charlm.data.prepare import prepare
+from charlm.data.text_config import TextConfig
 
 
 class Died(BaseException):
@@ -238,5 +238,9 @@ ALLOWED = {
     ("hf.py", "safetensors.torch.save(tensors, metadata={'format': 'pt'})"),  # into memory
     ("surprisal_table.py", "held.truncate()"),  # in memory
     ("table_file.py", "safetensors.numpy.save(arrays)"),  # into memory
-    ("trainer.py", "self.run_folder.save(self.step, snapshot.files(), snapshot.run_files(), best=best)"),
+    (
+        "checkpointer.py",
+        "self.run_folder.save(snapshot.step, snapshot.files(), snapshot.run_files(), best=best)",
+    ),
+    ("trainer.py", "self.checkpointer.save(best=best)"),
 }

@@ -13,11 +13,12 @@ import torch
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read_snapshot
-from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.corpus_cache import cache_folder
 from charlm.data.load import Loaded
 from charlm.data.prepare import prepare
+from charlm.data.text_config import TextConfig
 from charlm.errors import CheckpointError, UsageError
 from charlm.evaluation.score import score_slice
 from charlm.inference.members import predictor_of

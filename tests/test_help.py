@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from charlm.cli.options import in_colours
-from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.config import ModelConfig, TrainingConfig
+from charlm.data.text_config import TextConfig
 from charlm.settings import settings_of
 
 COMMANDS = "train inspect resume sample play eval page serve export compress decompress runs info compare cache data explain doctor"

@@ -289,12 +289,12 @@ def test_a_hundred_of_counts_alone(used_alone: Hostile) -> None:
 
 
 @pytest.mark.slow
-def test_thousands_of_mutations(used: Hostile, thorough: bool) -> None:
-    first = random.randrange(10**9)  # other ones each time; a failure says which
+def test_thousands_of_mutations(used: Hostile, rng: random.Random, thorough: bool) -> None:
+    first = rng.randrange(10**9)
     judge(mutated(used, range(first, first + MANY[thorough])), MANY[thorough])
 
 
 @pytest.mark.slow
-def test_hundreds_of_counts_alone(used_alone: Hostile, thorough: bool) -> None:
-    first = random.randrange(10**9)
+def test_hundreds_of_counts_alone(used_alone: Hostile, rng: random.Random, thorough: bool) -> None:
+    first = rng.randrange(10**9)
     judge(mutated(used_alone, range(first, first + MANY_ALONE[thorough])), MANY_ALONE[thorough])

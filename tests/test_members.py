@@ -10,9 +10,10 @@ import torch
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read_snapshot
-from charlm.config import TextConfig, TrainingConfig
+from charlm.config import TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.prepare import prepare
+from charlm.data.text_config import TextConfig
 from charlm.errors import CheckpointError
 from charlm.inference.context import ContextRule
 from charlm.inference.members import MixturePredictor, predictor_of, symbol_log_probs
@@ -25,8 +26,9 @@ from charlm.training import calibrate as calibration
 from charlm.training.calibrate import calibrate, fit_mixture, reserved_log_probs, shift_starts
 from charlm.training.events import Calibrated, Evaluated, Finished, Planned, Saved
 from charlm.training.launch import resume_run
+from charlm.training.replanner import ENDED_EARLY
 from charlm.training.session import TransformerSession
-from charlm.training.trainer import ENDED_EARLY, Trainer
+from charlm.training.trainer import Trainer
 from tests.cli.models import prose
 from tests.conftest import After, Never, toy_run
 from tests.matrix import random_model

@@ -111,7 +111,8 @@ def test_the_table_suggests_only_what_there_is() -> None:
 
 
 def _kinds() -> list[type]:
-    from charlm.config import ModelConfig, TextConfig, TrainingConfig
+    from charlm.config import ModelConfig, TrainingConfig
+    from charlm.data.text_config import TextConfig
     from charlm.evaluation.surprisal_config import SurprisalConfig
 
     return [ModelConfig, TextConfig, TrainingConfig, SurprisalConfig]

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from charlm.config import ModelConfig, SamplingConfig
+from charlm.config import ModelConfig
 from charlm.inference.generate import sample_text
 from charlm.inference.members import MixturePredictor
 from charlm.inference.ngram_predictor import NgramPredictor
 from charlm.inference.predictor import TransformerPredictor
+from charlm.inference.sampling_config import SamplingConfig
 from charlm.model.mixture import Mixture
 from charlm.native.library import library
 from charlm.native.mixture_kernel import MixtureKernel

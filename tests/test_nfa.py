@@ -9,12 +9,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from charlm.config import SamplingConfig
 from charlm.data.tokenizer import Vocabulary
 from charlm.errors import UsageError
 from charlm.inference.constrained import Constraint, SymbolMatcher
 from charlm.inference.nfa_matcher import State
 from charlm.inference.sampling import sampling_weights
+from charlm.inference.sampling_config import SamplingConfig
 
 SPELLED = Vocabulary.build(
     "aaBB__\n\né橩𩩩", min_count=2

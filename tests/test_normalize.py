@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.config import TextConfig
 from charlm.data.load import load
 from charlm.data.normalize import (
     ELLIPSIS,
@@ -22,6 +21,7 @@ from charlm.data.normalize import (
 )
 from charlm.data.prepare import prepare
 from charlm.data.stream import Block
+from charlm.data.text_config import TextConfig
 from charlm.data.tokenizer import Vocabulary
 from tests.conftest import Result
 

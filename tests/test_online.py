@@ -9,8 +9,8 @@ import torch
 
 from charlm.checkpoint.run_folder import CorpusFacts, RunFacts
 from charlm.checkpoint.snapshot import Snapshot
-from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
+from charlm.data.text_config import TextConfig
 from charlm.evaluation.adaptive import BLOCK, MODEL, NGRAM, DynamicModel, scoring_online
 from charlm.evaluation.report import evaluate
 from charlm.evaluation.score import Score, score_text

@@ -67,6 +67,21 @@ def test_after_the_last_step_no_more_is_kept_than_the_evaluation_may_take() -> N
     assert deadline.closing_seconds(100_000, stride) < 1.2 * 0.05 * budget + whole.reserve + calibration + 1
 
 
+def test_time_is_kept_for_the_mixture_as_fast_as_its_earlier_members_were() -> None:
+    """The n-grams of a long text cost more than the member that is trained last."""
+    now, budget, stride, last = 0.0, 600.0, 64, 0.0018
+    whole = Deadline(budget=budget, at=budget, clock=lambda: now)
+    deadline = whole.of_member(
+        0.5, 0, n_members=2, reserved=12_000, seconds=2.0, correcting=6e-6, earlier=0.0041, last=True
+    )
+    deadline.chunk_seconds = last
+    n_chunks = deadline.closing_symbols(Slice(tuple(range(100_000)), 100_000, stride, 1.0)) // stride
+    assert 0.045 * budget < n_chunks * (0.0041 + last) <= 0.05 * budget
+    calibration = 2.0 + 1.2 * 12_000 / stride * (0.0041 + last)
+    kept = deadline.closing_seconds(n_chunks, stride) - whole.reserve - calibration
+    assert kept == pytest.approx(1.2 * n_chunks * (0.0041 + last))
+
+
 def test_a_machine_that_is_slow_for_a_while_does_not_begin_the_cooldown() -> None:
     now, budget = 0.0, 600.0
     deadline = Deadline(budget=budget, at=budget, clock=lambda: now)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from charlm.config import SamplingConfig
 from charlm.data.tokenizer import Vocabulary
 from charlm.inference.context import ContextRule
 from charlm.inference.generate import sample_text
 from charlm.inference.predictor import ESCAPE, TransformerPredictor, unigram_log_probs
+from charlm.inference.sampling_config import SamplingConfig
 from charlm.model.transformer import LanguageModel
 from tests.test_model import make
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.config import TextConfig
 from charlm.data.documents import separator_of
+from charlm.data.text_config import TextConfig
 from charlm.terminal import one_line, unescaped, visible
 from tests.cli.kept import TOY
 from tests.conftest import Result

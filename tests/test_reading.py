@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.config import TextConfig
 from charlm.data.decoding import TextDecoder
 from charlm.data.load import load
+from charlm.data.text_config import TextConfig
 from charlm.errors import ResourceError, TextError, UsageError
 from tests.reading import decode, piped, read, refused, write
 

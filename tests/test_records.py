@@ -178,9 +178,8 @@ def test_a_few_mutations_of_every_kind_of_file(place: Place) -> None:
 
 
 @pytest.mark.slow
-def test_many_mutations(place: Place, thorough: bool) -> None:
-    """Others each time; a failure says which."""
-    first = random.randrange(10**9)
+def test_many_mutations(place: Place, rng: random.Random, thorough: bool) -> None:
+    first = rng.randrange(10**9)
     for number in range(first, first + (THOROUGH if thorough else MANY)):
         attempt(place, number)
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.holdout import EarlierText, InheritedSplit, Split
 from charlm.data.overlap import PASSAGE
 from charlm.data.prepare import prepare
+from charlm.data.text_config import TextConfig
 from charlm.data.tokenizer import END
 from charlm.strict_json import from_json
 

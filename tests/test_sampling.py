@@ -10,12 +10,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.config import SamplingConfig
 from charlm.data.tokenizer import Decoder, Vocabulary
 from charlm.inference.context import ContextRule
 from charlm.inference.generate import Ended, Piece, _Sample, generate, sample_text
 from charlm.inference.predictor import Predictor
 from charlm.inference.sampling import StopFilter, sample_next, sample_weighted, sampling_weights
+from charlm.inference.sampling_config import SamplingConfig
 
 pytestmark = pytest.mark.native
 

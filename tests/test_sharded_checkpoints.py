@@ -18,11 +18,11 @@ from charlm.checkpoint.safe_io import CHECKPOINT_FILES, MANIFEST, OPTIMIZER_FILE
 from charlm.checkpoint.snapshot import read_snapshot
 from charlm.checkpoint.tensor_files import rows_of, write_tensors
 from charlm.cli import resume
-from charlm.config import TextConfig
 from charlm.data.prepare import prepare
+from charlm.data.text_config import TextConfig
 from charlm.errors import CheckpointError
 from charlm.model.transformer import LanguageModel
-from charlm.training import sharded_save, trainer
+from charlm.training import checkpointer, sharded_save
 from charlm.training.session import TransformerSession
 from charlm.training.sharded_weights import ShardedWeights
 from charlm.training.trainer import Trainer
@@ -92,8 +92,8 @@ def test_the_parts_together_are_the_gathered_state_and_are_read_by_any_number_of
         def refuse(*given: object) -> None:
             raise AssertionError("whole weights")
 
-        real = trainer.save_rows
-        trainer.save_rows = gathered
+        real = checkpointer.save_rows
+        checkpointer.save_rows = gathered
         snapshot.load_tensors = snapshot.dump_tensors = refuse  # type: ignore[assignment]
 
     for n, words in (

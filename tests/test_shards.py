@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm import files
-from charlm.config import TextConfig
 from charlm.data import corpus_cache as cache
 from charlm.data import encode, shards, stream
 from charlm.data.corpus import BatchSampler, Corpus, reopen
 from charlm.data.load import load
 from charlm.data.prepare import prepare
 from charlm.data.shards import Shards
+from charlm.data.text_config import TextConfig
 from tests.cli.kept import TOY, Charlm, data, files_below, prose, refused
 from tests.reading import write
 

@@ -13,14 +13,15 @@ import torch
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.safe_io import read_json, write_json
 from charlm.checkpoint.snapshot import read_snapshot
-from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
 from charlm.data.prepare import prepare
+from charlm.data.text_config import TextConfig
 from charlm.errors import CheckpointError
 from charlm.reporting.log import MetricsLog
 from charlm.reporting.run_page import write_report
-from charlm.training import planner, sizes, trainer
+from charlm.training import planner, replanner, sizes, trainer
 from charlm.training.deadline import FIRST_PLAN_STEPS, Deadline
 from charlm.training.describe import resized
 from charlm.training.events import Evaluated, Event, Planned, Saved, Stepped, WentBack
@@ -197,7 +198,7 @@ def test_it_is_judged_once(
         assert found is not None
         return replace(found, members=(replace(found.members[0], step_seconds=9 * EXPECTED),))
 
-    monkeypatch.setattr(trainer, "choose_again", timed_again)
+    monkeypatch.setattr(replanner, "choose_again", timed_again)
     _, session, _ = trained(tmp_path, corpus, machine)
     assert len(resizings(session.plan)) == 1
 

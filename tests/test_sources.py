@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.config import TextConfig
 from charlm.data.load import load
 from charlm.data.sources import describe, find_files, natural_key
+from charlm.data.text_config import TextConfig
 from charlm.errors import CharlmError, TextError, UsageError
 from charlm.terminal import visible
 from tests.conftest import Result

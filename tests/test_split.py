@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charlm.config import TextConfig
 from charlm.data import holdout as split
 from charlm.data.corpus import BatchSampler, Corpus
 from charlm.data.holdout import LEFT_OUT, PARTS, split_blocks, split_tail
 from charlm.data.prepare import prepare
 from charlm.data.stream import Block
+from charlm.data.text_config import TextConfig
 from charlm.data.tokenizer import END, without_ends
 from charlm.errors import TextError
 from charlm.ngram.build import FOLDS, build, fold_edges

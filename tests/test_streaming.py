@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from charlm import files
-from charlm.config import TextConfig
 from charlm.data import corpus_cache as cache
 from charlm.data import decoding, encode, shards, stream
 from charlm.data import prepare as preparation
@@ -25,6 +24,7 @@ from charlm.data.encode import Encoder, Spool, TextCounter, codes_of
 from charlm.data.load import load
 from charlm.data.prepare import prepare
 from charlm.data.stream import Block
+from charlm.data.text_config import TextConfig
 from charlm.data.tokenizer import Vocabulary, code_points
 from charlm.errors import ResourceError, TextError
 from tests.reading import read as read_all

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.load import load
+from charlm.data.text_config import TextConfig
 from charlm.data.text_rows import TextRows
 
 ROWS = [f"{i} little ducks" + "\n" * (i % 3 == 0) + "\tand  geese" * (i % 2) for i in range(300)] + [

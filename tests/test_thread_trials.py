@@ -10,12 +10,12 @@ import torch
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.safe_io import read_json, write_json
 from charlm.checkpoint.snapshot import read_snapshot
-from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.prepare import prepare
+from charlm.data.text_config import TextConfig
 from charlm.errors import CheckpointError
 from charlm.native.block_kernels import Kernels
-from charlm.training import trainer
+from charlm.training import replanner
 from charlm.training.describe import other_threads
 from charlm.training.events import ON_TRIAL, TRIED, Planned
 from charlm.training.launch import resume_run
@@ -35,7 +35,7 @@ Charlm = Callable[..., Result]
 def threaded(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:  # noqa: F811
     """A machine of two threads; in truth one computes, which is much faster beside other tests."""
     used, buffer = [1], Kernels._buffer
-    monkeypatch.setattr(trainer, "most_threads", lambda: 2)
+    monkeypatch.setattr(replanner, "most_threads", lambda: 2)
     monkeypatch.setattr(Kernels, "_buffer", lambda kernels, shape: (buffer(kernels, shape)[0], 1))
     monkeypatch.setattr(torch, "get_num_threads", lambda: used[-1])
     monkeypatch.setattr(torch, "set_num_threads", used.append)

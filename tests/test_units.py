@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import Snapshot
 from charlm.compression.codec import compressing, decompressing
-from charlm.config import SamplingConfig, TextConfig
 from charlm.data import corpus_cache as cache
 from charlm.data import decoding, encode, stream
 from charlm.data.load import load
 from charlm.data.prepare import prepare
+from charlm.data.text_config import TextConfig
 from charlm.data.tokenizer import END, Vocabulary, without_ends
 from charlm.errors import TextError
 from charlm.evaluation.baselines import ngram_baseline
@@ -27,6 +27,7 @@ from charlm.evaluation.score import Score, score_text
 from charlm.inference.generate import Ended, Piece, default_prompt, generate, sample_text
 from charlm.inference.ngram_predictor import NgramPredictor
 from charlm.inference.predictor import Predictor, TransformerPredictor
+from charlm.inference.sampling_config import SamplingConfig
 from charlm.ngram.build import build
 from charlm.training.launch import resume_run
 from charlm.training.trainer import Trainer

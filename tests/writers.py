@@ -13,12 +13,13 @@ from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.safe_io import CHECKPOINT_FILES, RUN_FILES, read_verified
 from charlm.checkpoint.snapshot import Snapshot, read_newest
 from charlm.cli.console import Output
-from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.config import ModelConfig, TrainingConfig
 from charlm.data import corpus, shards
 from charlm.data import corpus_cache as known
 from charlm.data.corpus import Corpus
 from charlm.data.load import load
 from charlm.data.prepare import prepare
+from charlm.data.text_config import TextConfig
 from charlm.experiments import results as result
 from charlm.inspection.health import machine
 from charlm.reporting import log

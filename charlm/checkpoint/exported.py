@@ -10,7 +10,8 @@ from torch import Tensor
 from charlm.checkpoint.run_folder import CorpusFacts, RunFacts
 from charlm.checkpoint.safe_io import FileEntry, load_tensors, read_file, read_json
 from charlm.checkpoint.snapshot import Snapshot, settings_from
-from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.config import ModelConfig, TrainingConfig
+from charlm.data.text_config import TextConfig
 from charlm.data.tokenizer import Vocabulary
 from charlm.errors import CheckpointError
 from charlm.model.mixture import Mixture

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from charlm import files
 from charlm.checkpoint.safe_io import MANIFEST, RUN_FILES, make_manifest, read_file, reading
-from charlm.config import TextConfig
+from charlm.data.text_config import TextConfig
 from charlm.errors import CheckpointError, ResourceError, UsageError
 from charlm.suggestions import name_meant
 from charlm.terminal import command_line, one_line

@@ -18,7 +18,8 @@ from charlm.cli.options import (
     with_settings,
 )
 from charlm.cli.workers import Worker, check_named, this_worker
-from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.config import ModelConfig, TrainingConfig
+from charlm.data.text_config import TextConfig
 from charlm.errors import CheckpointError, UsageError
 from charlm.terminal import one_line
 from charlm.training.request import budget_seconds, build, refuse_for_ngram

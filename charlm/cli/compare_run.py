@@ -25,10 +25,11 @@ from charlm.cli.console import (
 )
 from charlm.cli.follow import warn_of
 from charlm.cli.workers import Worker
-from charlm.config import TextConfig, TrainingConfig
+from charlm.config import TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded, absolute_name, run_name
 from charlm.data.reader import read_texts
+from charlm.data.text_config import TextConfig
 from charlm.data.tokenizer import without_ends
 from charlm.errors import CharlmError, TextError, UsageError
 from charlm.evaluation.baselines import Baseline

@@ -7,8 +7,10 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from charlm.config import ModelConfig, SamplingConfig, TextConfig, TrainingConfig
+from charlm.config import ModelConfig, TrainingConfig
+from charlm.data.text_config import TextConfig
 from charlm.evaluation.surprisal_config import SurprisalConfig
+from charlm.inference.sampling_config import SamplingConfig
 from charlm.settings import Choice, Choices, settings_of
 
 EXAMPLES = """Examples:

@@ -12,7 +12,7 @@ from charlm.cli.console import Output, count, finish, load_run, print_json, tabl
 from charlm.cli.mistakes import check_files
 from charlm.cli.options import ROOT, AsJson, Checkpoints, Which, source_of, threads_option
 from charlm.cli.options import Run as RunOption
-from charlm.config import TextConfig
+from charlm.data.text_config import TextConfig
 from charlm.errors import CheckpointError, UsageError
 from charlm.settings import settings_of
 from charlm.terminal import one_line

@@ -13,7 +13,8 @@ import typer
 from charlm.cli.console import MESSAGES, count, print_json, say, table, working
 from charlm.cli.mistakes import check_files
 from charlm.cli.options import ROOT, AsJson, Texts, Threads, with_settings
-from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.config import ModelConfig, TrainingConfig
+from charlm.data.text_config import TextConfig
 from charlm.terminal import one_line, percent
 from charlm.training.describe import describe_text, several
 from charlm.training.request import DEFAULT_TIME, budget_seconds, build

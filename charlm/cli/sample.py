@@ -24,8 +24,9 @@ from charlm.cli.options import (
 from charlm.cli.sample_columns import Columns, columns_fit
 from charlm.cli.sample_display import Compare, Display, JsonLines, Stream
 from charlm.cli.sample_prompts import PromptSource, listed, named, read_prompts
-from charlm.config import DeviceConfig, SamplingConfig
+from charlm.config import DeviceConfig
 from charlm.errors import CheckpointError, UsageError
+from charlm.inference.sampling_config import SamplingConfig
 from charlm.terminal import one_line, unescaped
 from charlm.training.request import build
 from charlm.training.request_text import moved_text

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from charlm.cli.console import MESSAGES, say, warn
-from charlm.config import TextConfig
+from charlm.data.text_config import TextConfig
 from charlm.errors import UsageError
 from charlm.terminal import one_line, unescaped
 from charlm.training.request_text import note_files

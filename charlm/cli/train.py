@@ -24,8 +24,9 @@ from charlm.cli.options import (
     with_settings,
 )
 from charlm.cli.ranks import Gpus, RanksOption, Shard, start_as_asked, together
-from charlm.config import ModelConfig, TextConfig, TrainingConfig, acts
+from charlm.config import ModelConfig, TrainingConfig, acts
 from charlm.data.addresses import kept_name
+from charlm.data.text_config import TextConfig
 from charlm.errors import UsageError
 from charlm.reporting.trackers import chosen_trackers
 from charlm.settings import settings_of

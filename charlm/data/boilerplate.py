@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.holdout import split_blocks
 from charlm.data.stream import Block
+from charlm.data.text_config import TextConfig
 
 HEADER, LICENCE = 1 << 15, 1 << 16
 """Most characters of a header and of a licence; typical are 1,000 (in older ones 12,000) and 19,000."""

@@ -17,12 +17,12 @@ from typing import Any
 from filelock import FileLock
 
 from charlm import files
-from charlm.config import TextConfig
 from charlm.data.addresses import is_address
 from charlm.data.downloads import local_path
 from charlm.data.holdout import PARTS
 from charlm.data.shards import Part, Shard, TextIds, read_part, write_part
 from charlm.data.stream import STDIN
+from charlm.data.text_config import TextConfig
 from charlm.errors import ResourceError
 from charlm.files import cache_folder as cache_folder
 from charlm.strict_json import from_json, to_json

@@ -6,9 +6,9 @@ from itertools import chain
 
 import numpy as np
 
-from charlm.config import TextConfig
 from charlm.data.encode import codes_of
 from charlm.data.stream import Block
+from charlm.data.text_config import TextConfig
 from charlm.data.tokenizer import END_POINT, Points, text_of
 from charlm.terminal import unescaped
 

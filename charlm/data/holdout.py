@@ -11,11 +11,11 @@ from functools import cached_property
 
 import numpy as np
 
-from charlm.config import TextConfig
 from charlm.data.encode import Spool
 from charlm.data.overlap import PASSAGE, Passages, hashes_of, spread_pieces
 from charlm.data.shards import TextIds
 from charlm.data.stream import Block
+from charlm.data.text_config import TextConfig
 from charlm.data.tokenizer import END_POINT, Points, Vocabulary, code_points
 from charlm.rng import mix, uniform
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from charlm.config import TextConfig
 from charlm.data.addresses import is_address, kept_name, last_part
 from charlm.data.boilerplate import Boilerplate, boilerplate_note
 from charlm.data.corpus import Corpus, reopen
@@ -20,6 +19,7 @@ from charlm.data.prepare import CorpusBuilder, Watch, unwatched
 from charlm.data.reader import FileReader, files_of, no_text
 from charlm.data.sources import Note, find_files, grouped, manual_name, read_manual
 from charlm.data.stream import STDIN, Block, label_of
+from charlm.data.text_config import TextConfig
 from charlm.data.text_rows import TextRows
 from charlm.data.text_scan import FileRead, TextScan
 from charlm.errors import TextError

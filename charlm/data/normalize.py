@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from charlm.config import TextConfig
 from charlm.data.stream import Block
+from charlm.data.text_config import TextConfig
 from charlm.data.tokenizer import Vocabulary
 
 LONGEST = 1 << 22

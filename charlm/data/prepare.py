@@ -13,7 +13,6 @@ from functools import partial
 
 import numpy as np
 
-from charlm.config import TextConfig
 from charlm.data import corpus_cache as cache
 from charlm.data import shards
 from charlm.data.corpus import Corpus, TextFacts, corpus_of_parts, reopen
@@ -22,6 +21,7 @@ from charlm.data.encode import Counts, Encoder, Spool, TextCounter
 from charlm.data.holdout import LEFT_OUT, PARTS, BeginsWith, DocumentSplit, EarlierText, Split, inherit_split
 from charlm.data.normalize import normalize_blocks
 from charlm.data.stream import Block
+from charlm.data.text_config import TextConfig
 from charlm.data.text_scan import TextMarks
 from charlm.data.tokenizer import END_POINT, Ids, Points, Vocabulary
 from charlm.errors import ResourceError, TextError

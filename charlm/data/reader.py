@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from charlm.config import TextConfig
 from charlm.data.addresses import kept_name
 from charlm.data.boilerplate import Boilerplate, strip_boilerplate
 from charlm.data.columns import ColumnReader
@@ -28,6 +27,7 @@ from charlm.data.records import (
 )
 from charlm.data.sources import Note, find_files, find_members, grouped, may_hold_files
 from charlm.data.stream import STDIN, Block, ByteStream, Excerpt, Opened, label_of, too_large
+from charlm.data.text_config import TextConfig
 from charlm.errors import TextError
 from charlm.terminal import one_line
 

@@ -1,7 +1,6 @@
 """Find the files that names stand for: files, folders, patterns, archives, addresses, standard input; or Python's manual."""
 
 import errno
-import fnmatch
 import glob
 import os
 import platform
@@ -10,13 +9,14 @@ import shlex
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from charlm.data.addresses import Address, address_advice, address_of, is_address, kept_name, last_part
 from charlm.data.archives import Archive, Member, is_archive
 from charlm.data.detection import archive_format, binary_format, compression_of, is_binary, table_format
 from charlm.data.downloads import Downloader, local_path
+from charlm.data.patterns import WILD, is_pattern, matcher, parts_match
 from charlm.data.remote import of_store, store_of
 from charlm.data.stream import STDIN, ByteStream, decompress, label_of, read_error, special_kind
 from charlm.errors import CharlmError, TextError, UsageError
@@ -30,7 +30,6 @@ RUN_FILES = (("run.json", "vocabulary.json"), ("comparison.json",))
 SHOWN_SUFFIXES = 5
 SNIFFED = 1 << 13
 """Bytes that decide whether a file found in a folder is text."""
-_WILD = re.compile(r"[*?[]")
 _DIGITS = re.compile(r"\d+")
 _ARCHIVE = re.compile(r"\.(zip|tar|tgz|tbz2?|txz|tzst|tar\.\w+)$", re.IGNORECASE)
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zstd", ".lzma")
@@ -191,11 +190,11 @@ class _Search:
         self.notes: list[Note] = []
         self._names, self._include, self._exclude = list(map(kept_name, names)), include, exclude
         self._encoding, self._field, self._downloader = encoding, field, downloader
-        self._patterns = {text: _matcher(text) for text in (*include, *exclude, *CLUTTER)}
+        self._patterns = {text: matcher(text) for text in (*include, *exclude, *CLUTTER)}
         self._used: set[str] = set()  # patterns that matched something
         self._binary: list[str] = []  # files left out because they are not text
         self._runs: dict[str, bool] = {}  # for each folder met, whether it is a run of charlm
-        if include and not any(may_hold_files(name) or _is_pattern(name) for name in names):
+        if include and not any(may_hold_files(name) or is_pattern(name) for name in names):
             raise UsageError(
                 f"{_options('include', include)} applies only to folders, but you named none; leave it out"
             )
@@ -214,7 +213,7 @@ class _Search:
         if address is not None:
             return self._at(address)
         try:
-            if _is_pattern(name):
+            if is_pattern(name):
                 if advice := address_advice(name):
                     raise TextError(advice)
                 return self._matching(name)
@@ -409,7 +408,7 @@ class _Search:
             return None
         store, root = store_of(address), address.name.rstrip("/")
         try:
-            if _WILD.search(address.full) and not store.exists(address.full):
+            if WILD.search(address.full) and not store.exists(address.full):
                 below = store.glob(address.full, detail=True)
                 root = re.split(r"[*?[]", root)[0].rpartition("/")[0]
                 if not below:
@@ -445,14 +444,14 @@ class _Search:
         """The text files that a glob pattern matches, and those below the folders that it matches."""
         anchor, parts = Path(pattern).anchor, Path(pattern).parts
         parts = parts[1:] if anchor else parts
-        fixed = next((i for i, part in enumerate(parts) if _WILD.search(part)), len(parts))
+        fixed = next((i for i, part in enumerate(parts) if WILD.search(part)), len(parts))
         root = os.path.join(anchor, *parts[:fixed])
         found, below = list[tuple[str, set[str]]](), list[str]()
         if "**" in parts:  # not with glob, which follows link loops
             wild = parts[fixed:] if parts[-1] != "**" else (*parts[fixed:], "*")
             for path, matched in self._walk(root or os.curdir) if os.path.isdir(root or os.curdir) else ():
                 path = path if root else os.path.relpath(path)
-                if _parts_match(Path(path).parts[fixed + bool(anchor) :], wild):
+                if parts_match(Path(path).parts[fixed + bool(anchor) :], wild):
                     found.append((path, matched))
         else:
             for path in sorted(glob.glob(pattern), key=_path_key):
@@ -485,52 +484,9 @@ def _entries(folder: str) -> list["os.DirEntry[str]"]:
     return sorted(shown, key=lambda entry: (natural_key(entry.name), entry.name), reverse=True)
 
 
-def _matcher(pattern: str) -> Callable[[str, str, str], bool]:
-    """Return a test of whether a pattern of --include or --exclude matches a file.
-
-    It takes the name of the file, its path below the folder, and its path. A pattern without a slash is matched with the
-    name, another with the paths: below the folder, or from the working folder.
-    """
-    plain = pattern.replace(os.sep, "/").rstrip("/") or pattern
-    if "/" not in plain:
-        of_name = _regex(plain)
-        return lambda name, inside, path: name == plain or bool(of_name(_with_slashes(name)))
-    norm = os.path.normpath(plain)
-    of_path = _regex(norm)
-    here = "" if os.path.isabs(norm) else f"{glob.escape(os.getcwd())}/"
-    from_here = _regex(os.path.normpath(here + norm))
-    return lambda name, inside, path: bool(
-        of_path(_with_slashes(inside)) or from_here(_with_slashes(os.path.abspath(path)))
-    )
-
-
-def _regex(pattern: str) -> Callable[[str], object]:
-    """Compile a pattern as fnmatch does, except that `**/` also stands for no folder at all."""
-    translated = [fnmatch.translate(part) for part in _with_slashes(pattern).split("**/")]
-    parts = [each.removeprefix("(?s:").rpartition(")")[0] for each in translated]
-    return re.compile("(?s:" + "(?:.*/)?".join(parts) + ")").fullmatch
-
-
-def _with_slashes(path: str) -> str:
-    return "/".join(os.path.normcase(path).split(os.sep))
-
-
-def _is_pattern(name: str) -> bool:
-    return bool(_WILD.search(name)) and "\0" not in name and not os.path.lexists(name)
-
-
 def _options(option: str, patterns: Sequence[str]) -> str:
     """Patterns as they were given: `--include *.txt --include *.md`."""
     return " ".join(f"--{option} {one_line(pattern)}" for pattern in patterns)
-
-
-def _parts_match(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether the parts of a path match those of a glob pattern, in which `**` stands for any number of folders."""
-    if not pattern or not parts:
-        return not pattern and not parts
-    if pattern[0] == "**":
-        return _parts_match(parts, pattern[1:]) or _parts_match(parts[1:], pattern)
-    return fnmatch.fnmatch(parts[0], pattern[0]) and _parts_match(parts[1:], pattern[1:])
 
 
 def _identity(path: str) -> object:

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from charlm.config import TextConfig
 from charlm.data.boilerplate import Boilerplate, strip_boilerplate
 from charlm.data.documents import FileJoiner, split_documents
 from charlm.data.normalize import normalize_blocks
 from charlm.data.records import list_fields, record_blocks
 from charlm.data.stream import PIECE, Block
+from charlm.data.text_config import TextConfig
 from charlm.errors import TextError, UsageError
 from charlm.terminal import one_line
 

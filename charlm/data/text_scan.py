@@ -12,10 +12,10 @@ from itertools import accumulate
 
 import numpy as np
 
-from charlm.config import TextConfig
 from charlm.data.downloads import local_path
 from charlm.data.encode import Counts
 from charlm.data.stream import STDIN, Excerpt, Span
+from charlm.data.text_config import TextConfig
 from charlm.data.tokenizer import END_POINT, Points
 
 READ_WHOLE = 1_000_000_000

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from charlm.checkpoint.snapshot import Snapshot
-from charlm.config import FEWEST_HELD_OUT, TextConfig
+from charlm.config import FEWEST_HELD_OUT
 from charlm.data.corpus import Corpus
 from charlm.data.overlap import about_overlap, overlap
+from charlm.data.text_config import TextConfig
 from charlm.data.tokenizer import UNIT_NOUNS, without_ends
 from charlm.evaluation.adaptive import MODEL, NGRAM
 from charlm.evaluation.baselines import (

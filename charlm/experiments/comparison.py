@@ -18,8 +18,9 @@ import numpy as np
 
 from charlm.checkpoint.run_folder import CorpusFacts, RunFacts, RunFolder, folders_with, holds, run_command
 from charlm.checkpoint.safe_io import read_json, write_json
-from charlm.config import TextConfig, TrainingConfig
+from charlm.config import TrainingConfig
 from charlm.data.load import Loaded
+from charlm.data.text_config import TextConfig
 from charlm.errors import CheckpointError, ResourceError
 from charlm.experiments.variants import Variant
 from charlm.rng import permute

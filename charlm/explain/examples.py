@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import vector_to_parameters
 
-from charlm.config import ModelConfig, SamplingConfig
+from charlm.config import ModelConfig
 from charlm.data.tokenizer import Vocabulary
 from charlm.evaluation.calibration import Reliability
 from charlm.inference.predictor import TransformerPredictor
 from charlm.inference.sampling import sampling_weights
+from charlm.inference.sampling_config import SamplingConfig
 from charlm.model.attention import PositionInfo
 from charlm.model.layers import NORM_EPS
 from charlm.model.masks import Causal, Documents, Locality, Mask, Window, allowed_by, as_bias

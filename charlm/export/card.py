@@ -5,7 +5,7 @@ from math import log
 from pathlib import PurePath
 
 from charlm import __version__
-from charlm.config import TextConfig
+from charlm.data.text_config import TextConfig
 from charlm.evaluation.bootstrap import plus_minus
 from charlm.export.decoder import PlainDecoder
 from charlm.inference.context import ContextRule

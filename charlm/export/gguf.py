@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from charlm import files
-from charlm.config import SamplingConfig
 from charlm.export import need
 from charlm.export.decoder import END_PIECE, PlainDecoder, byte_piece
+from charlm.inference.sampling_config import SamplingConfig
 
 TYPES = ("f32", "f16", "q8_0")
 SPACE, SPACE_PIECE = " ", "\u2581"

@@ -12,9 +12,9 @@ from charlm.checkpoint.exported import (
     qwen3_config,
     without_paths,
 )
-from charlm.config import SamplingConfig
 from charlm.export.card import model_card
 from charlm.export.decoder import END_PIECE, PlainDecoder, tokenizer_json
+from charlm.inference.sampling_config import SamplingConfig
 from charlm.strict_json import dump_json, parse_json, to_json
 
 

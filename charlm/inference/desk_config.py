@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from charlm.config import SamplingConfig
+from charlm.inference.sampling_config import SamplingConfig
 from charlm.settings import Range
 
 

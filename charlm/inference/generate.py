@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from charlm.config import SamplingConfig
 from charlm.data.tokenizer import Decoder, Vocabulary
 from charlm.inference.accelerator import Batches
 from charlm.inference.constrained import ENDED, Constraint, SymbolMatcher
 from charlm.inference.predictor import ESCAPE, Predictor
 from charlm.inference.recent import without_recent
 from charlm.inference.sampling import StopFilter, sample_next
+from charlm.inference.sampling_config import SamplingConfig
 from charlm.inference.text_state import IdRows
 from charlm.native.decoder import Floats
 from charlm.rng import uniform

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.config import SamplingConfig
+from charlm.inference.sampling_config import SamplingConfig
 from charlm.native.decoder import Floats
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
 
-from charlm.config import FEWEST_HELD_OUT, TextConfig
+from charlm.config import FEWEST_HELD_OUT
 from charlm.data.load import Loaded
 from charlm.data.overlap import PASSAGE
 from charlm.data.records import is_table_file, list_fields
+from charlm.data.text_config import TextConfig
 from charlm.data.text_scan import TextMarks, TextScan
 from charlm.data.tokenizer import END, MIN_COUNT_FROM, Vocabulary, text_of
 from charlm.inspection.characters import SPACES, Character, is_invisible, misread

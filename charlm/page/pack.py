@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from charlm.checkpoint.snapshot import TABLE, Snapshot
-from charlm.config import NGRAM, ModelConfig, TextConfig
+from charlm.config import NGRAM, ModelConfig
 from charlm.data.documents import separator_of
+from charlm.data.text_config import TextConfig
 from charlm.data.tokenizer import Vocabulary
 from charlm.errors import CheckpointError
 from charlm.evaluation.score import Estimate, score_slice, spread

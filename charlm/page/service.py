@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from charlm import strict_json
-from charlm.config import NGRAM, SamplingConfig
+from charlm.config import NGRAM
 from charlm.data.tokenizer import Ids, first_surrogate
 from charlm.errors import UsageError
 from charlm.evaluation.surprisal import entropy_of
 from charlm.inference.generate import Piece
 from charlm.inference.predictor import Predictor, TransformerPredictor
 from charlm.inference.recent import without_recent
+from charlm.inference.sampling_config import SamplingConfig
 from charlm.page.inside import Inside, look_inside
 from charlm.suggestions import name_meant
 from charlm.terminal import one_line

@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from charlm.checkpoint.run_folder import RunFacts, RunFolder, folder_words
-from charlm.config import ModelConfig, TextConfig, TrainingConfig, acts
+from charlm.config import ModelConfig, TrainingConfig, acts
 from charlm.data.addresses import is_address
 from charlm.data.corpus import Corpus
+from charlm.data.text_config import TextConfig
 from charlm.settings import Setting, settings_of
 from charlm.terminal import command_line
 from charlm.training.plan import PLAN_FILE, THREADS, Plan

@@ -43,7 +43,9 @@ class Deadline:
     listener_seconds: float = 0.0  # the listeners' part of that
     chunk_seconds: float = 0.0  # of one chunk in an evaluation
     save_seconds: float = 0.0
-    calibrated_symbols: int = 0  # scored after the last step by calibration
+    reserved_symbols: int = 0  # scored after the last step by calibration, which mixes all members
+    n_members: int = 1  # trained so far, this one included
+    earlier_chunk_seconds: float = 0.0  # of one chunk by the mixture of the earlier members; 0 if it was not measured
     closing_members: int = 1  # that the evaluation after the last step mixes
     correcting_seconds: float = 0.0  # of each symbol there, by recent n-grams
     keeps_chunks: bool = False  # whether evaluations score the same chunks as before this session
@@ -69,18 +71,20 @@ class Deadline:
         seconds: float,
         *,
         correcting: float = 0.0,
+        earlier: float = 0.0,
         last: bool,
     ) -> "Deadline":
         """Return the deadline of the member that is trained as number `n_members`, from `first_step` on.
 
         It gets a share of the time until training must end. Time is set aside for the calibration after it (`seconds`, and
         scoring `reserved` symbols by all members) and, if it is the `last`, for the final evaluation by all members, with
-        `correcting` seconds per symbol for recent n-grams.
+        `correcting` seconds per symbol for recent n-grams. `earlier`: the seconds in which the mixture of the members
+        before it scored a chunk, recent n-grams included; 0 if that was not measured.
         """
         if isinf(self.budget):
             return self
         own = replace(self, first_step=first_step, _steps=[], step_seconds=0.0)
-        own.calibrated_symbols = n_members * reserved
+        own.reserved_symbols, own.n_members, own.earlier_chunk_seconds = reserved, n_members, earlier
         own.keeps_chunks = self.keeps_chunks or first_step > self.first_step
         if last:
             own.closing_members, own.correcting_seconds = n_members, correcting
@@ -154,7 +158,7 @@ class Deadline:
         """Return the time needed after the last step: calibration, scoring at most `n_chunks`, saving, exit."""
         whole = n_chunks * self._closing_chunk_seconds(symbols_per_chunk)
         scoring = min(FINAL_EVALUATION_SHARE * self.budget, whole)
-        scoring += self.calibrated_symbols / symbols_per_chunk * self.chunk_seconds
+        scoring += self.reserved_symbols / symbols_per_chunk * self._mixed_chunk_seconds(self.n_members)
         return SAFETY * (scoring + self.listener_seconds + self.save_seconds) + self.reserve
 
     def closing_symbols(self, whole: Slice) -> int:
@@ -168,8 +172,19 @@ class Deadline:
         return n_chunks * whole.symbols_per_chunk
 
     def _closing_chunk_seconds(self, symbols: int) -> float:
-        """Return the seconds of a chunk of so many symbols in the evaluation after the last step."""
-        return self.closing_members * self.chunk_seconds + self.correcting_seconds * symbols
+        """Return the seconds of one chunk of `symbols` symbols in the evaluation after the last step."""
+        seconds = self._mixed_chunk_seconds(self.closing_members)
+        measured = self.closing_members > 1 and self.earlier_chunk_seconds > 0
+        return seconds if measured else seconds + self.correcting_seconds * symbols
+
+    def _mixed_chunk_seconds(self, n_members: int) -> float:
+        """Return the seconds of one chunk by the mixture of `n_members`, the one in training included.
+
+        Members differ in cost, and on a long text looking up n-grams costs most, so what was measured counts.
+        """
+        if n_members > 1 and self.earlier_chunk_seconds > 0:
+            return self.earlier_chunk_seconds + self.chunk_seconds
+        return n_members * self.chunk_seconds
 
     def steps_left(self, eval_every: int, closing: Slice) -> int:
         """Return how many steps fit, with an evaluation every `eval_every` and the `closing` one; at least one."""

@@ -11,13 +11,14 @@ from charlm.checkpoint.exported import is_exported, read_exported
 from charlm.checkpoint.run_folder import CorpusFacts, DivisionFacts, ParentFacts, RunFolder, find_run, has_run
 from charlm.checkpoint.safe_io import read_manifest
 from charlm.checkpoint.snapshot import Snapshot, expected_weights, read_chosen
-from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.addresses import is_address
 from charlm.data.corpus import Corpus
 from charlm.data.holdout import EarlierText, InheritedSplit, Spans, Split
 from charlm.data.overlap import MOST_COMPARED, overlap_of_all, overlap_of_samples
 from charlm.data.records import is_record_file
 from charlm.data.sources import find_files, may_hold_files
+from charlm.data.text_config import TextConfig
 from charlm.errors import CheckpointError, UsageError
 from charlm.evaluation.score import spread
 from charlm.inference.context import ContextRule

@@ -11,9 +11,9 @@ import torch
 import charlm
 from charlm.checkpoint.run_folder import CorpusFacts, RunFacts, RunFolder, TeacherFacts
 from charlm.checkpoint.snapshot import Snapshot, read_newest
-from charlm.config import TextConfig
 from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded, absolute_name
+from charlm.data.text_config import TextConfig
 from charlm.errors import CheckpointError, ResourceError, UsageError
 from charlm.strict_json import from_json, to_json
 from charlm.terminal import one_line

@@ -10,8 +10,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from charlm.config import ModelConfig, TextConfig, TrainingConfig, refuse_transformer_only
+from charlm.config import ModelConfig, TrainingConfig, refuse_transformer_only
 from charlm.data.addresses import kept_name
+from charlm.data.text_config import TextConfig
 from charlm.errors import RankError, UsageError
 from charlm.settings import Settings, settings_of
 from charlm.suggestions import setting_meant, time_meant

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from charlm.config import VAL, TextConfig
+from charlm.data.text_config import VAL, TextConfig
 from charlm.errors import UsageError
 from charlm.terminal import one_line
 from charlm.training.describe import describe_text, leak_warning

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from charlm.checkpoint.run_folder import CorpusFacts, ParentFacts, RunFacts
 from charlm.checkpoint.snapshot import Snapshot
-from charlm.config import TextConfig
 from charlm.data.addresses import is_address
 from charlm.data.corpus import Corpus, reopen
 from charlm.data.holdout import EarlierText, InheritedSplit
 from charlm.data.load import load
 from charlm.data.sources import manual_name, may_hold_files
+from charlm.data.text_config import TextConfig
 from charlm.data.tokenizer import Vocabulary
 from charlm.errors import CharlmError, CheckpointError, UsageError
 from charlm.strict_json import from_json

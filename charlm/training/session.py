@@ -83,6 +83,21 @@ class Session:
         """Symbols read and size of the model, as rows of a table."""
         raise NotImplementedError
 
+    @property
+    def is_last(self) -> bool:
+        """Is it the last member that is trained? An n-gram model is the only one."""
+        return True
+
+    @property
+    def member_end(self) -> int:
+        """The step at which the training of this member ends."""
+        return self.plan.total_steps
+
+    @property
+    def begins_again(self) -> bool:
+        """Does the plan have another size from the next step on?"""
+        return False
+
     def held_out(self, baseline: KneserNey | None = None) -> HeldOut:
         """Return the evaluation on held-out text, with a baseline."""
         raise NotImplementedError

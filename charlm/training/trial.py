@@ -14,8 +14,9 @@ from statistics import median
 import torch
 
 from charlm.checkpoint.run_folder import CorpusFacts, RunFacts
-from charlm.config import TextConfig, TrainingConfig
+from charlm.config import TrainingConfig
 from charlm.data.corpus import Corpus
+from charlm.data.text_config import TextConfig
 from charlm.native.library import library
 from charlm.strict_json import from_json, to_json
 from charlm.training.device import (

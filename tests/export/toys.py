@@ -8,12 +8,14 @@ from torch import Tensor
 
 from charlm.checkpoint.run_folder import CorpusFacts, RunFacts
 from charlm.checkpoint.snapshot import Snapshot, expected_weights
-from charlm.config import ModelConfig, SamplingConfig, TextConfig, TrainingConfig
+from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.prepare import prepare
+from charlm.data.text_config import TextConfig
 from charlm.data.tokenizer import END, Vocabulary
 from charlm.export.decoder import PlainDecoder
 from charlm.inference.generate import sample_text
 from charlm.inference.predictor import TransformerPredictor
+from charlm.inference.sampling_config import SamplingConfig
 from charlm.model.mixture import Mixture
 from charlm.model.qwen3 import Qwen3Shape
 from charlm.strict_json import to_json

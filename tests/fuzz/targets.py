@@ -21,7 +21,7 @@ from charlm.checkpoint.run_folder import CorpusFacts, RunFolder
 from charlm.checkpoint.safe_io import MANIFEST, dump_tensors, find_problems, load_tensors
 from charlm.cli.config_file import read_config
 from charlm.compression.container import unpack
-from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.config import ModelConfig, TrainingConfig
 from charlm.data import corpus
 from charlm.data import corpus_cache as text_cache
 from charlm.data.decoding import TextDecoder
@@ -32,6 +32,7 @@ from charlm.data.prepare import prepare
 from charlm.data.reader import read_texts
 from charlm.data.records import RecordReader, format_of
 from charlm.data.stream import Block, decompress
+from charlm.data.text_config import TextConfig
 from charlm.data.tokenizer import END, Vocabulary, without_ends
 from charlm.errors import CheckpointError, TextError, UsageError
 from charlm.experiments import comparison

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from charlm.config import SamplingConfig
 from charlm.data.tokenizer import END
 from charlm.inference.generate import Piece, generate
 from charlm.inference.predictor import Predictor
+from charlm.inference.sampling_config import SamplingConfig
 from charlm.page.pack import pack
 from tests.page.conftest import Page
 from tests.page.toys import SCORED, Toy, mixture, probabilities, snapshot_of, surprisal

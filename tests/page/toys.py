@@ -9,8 +9,9 @@ import torch
 
 from charlm.checkpoint.run_folder import CorpusFacts, RunFacts
 from charlm.checkpoint.snapshot import TABLE, Member, Snapshot, expected_weights
-from charlm.config import ModelConfig, TextConfig, TrainingConfig
+from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.prepare import prepare
+from charlm.data.text_config import TextConfig
 from charlm.data.tokenizer import Vocabulary
 from charlm.evaluation.surprisal import Surprisal
 from charlm.evaluation.surprisal_config import SurprisalConfig

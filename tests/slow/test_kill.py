@@ -65,8 +65,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_killed_at_random_and_resumed_it_ends_the_same(folder: Path, thorough: bool) -> None:
-    rng = random.Random()
+def test_killed_at_random_and_resumed_it_ends_the_same(
+    folder: Path, rng: random.Random, thorough: bool
+) -> None:
     process = start(folder, *TRAIN, "--run", "killed")
     for _ in range(KILLS[thorough]):
         wait_for_steps(process, folder, "killed", 1)
@@ -84,11 +85,12 @@ def test_killed_at_random_and_resumed_it_ends_the_same(folder: Path, thorough: b
     assert not list((folder / "checkpoints" / "killed").glob(".tmp-*"))
 
 
-def test_a_comparison_killed_at_random_and_resumed_ends_the_same(folder: Path, thorough: bool) -> None:
+def test_a_comparison_killed_at_random_and_resumed_ends_the_same(
+    folder: Path, rng: random.Random, thorough: bool
+) -> None:
     compare = ["compare", "ducks.txt", "--vary", "position=none,rotary", "--steps", "300", *TRAIN[4:]]
     code, _, err = finish(folder, *compare, "--run", "whole-comparison")
     assert code == 0, err
-    rng = random.Random()
     process = start(folder, *compare, "--run", "killed-comparison")
     root = folder / "checkpoints" / "killed-comparison"
     for _ in range(KILLS[thorough]):

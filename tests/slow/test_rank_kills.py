@@ -12,7 +12,7 @@ import pytest
 from charlm import files
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import read_newest
-from charlm.training import distributed, trainer
+from charlm.training import checkpointer, distributed
 from charlm.training.session import TransformerSession
 from tests.conftest import TEXT
 from tests.ranks import Started, together
@@ -55,7 +55,7 @@ def dies_inside_a_save(mortal: int, step: int, call: int) -> Callable[[int], Non
 
     def arrange(rank: int) -> None:
         impatient(rank)
-        real, inside, calls = trainer.save_rows, False, 0
+        real, inside, calls = checkpointer.save_rows, False, 0
 
         def saving(session: TransformerSession, *given: object, **named: object) -> dict[str, str]:
             nonlocal inside
@@ -72,7 +72,7 @@ def dies_inside_a_save(mortal: int, step: int, call: int) -> Callable[[int], Non
 
             return called
 
-        trainer.save_rows = saving
+        checkpointer.save_rows = saving
         for name in ("fsync", "replace", "rename", "mkdir", "unlink", "rmdir"):
             setattr(os, name, counted(getattr(os, name)))
         files.open = counted(open)  # type: ignore[attr-defined]
