@@ -166,6 +166,7 @@ FULL = torch.OutOfMemoryError("CUDA out of memory")
     ("where", "error", "full", "words", "sentence"),
     [
         ("step", FULL, 1, [], "the memory of cpu is full on rank 1; give --grad-accum 2"),
+        ("step", FULL, 0, ["--grad-accum", "4"], "rank 0; give a smaller --block-size or --n-embd"),
         ("step", MemoryError(), 0, [], "out of memory; give a larger --grad-accum"),
         pytest.param(
             *("step", FULL, 0, ["--shard"], "the memory of cpu is full on rank 0; give --grad-accum 2"),

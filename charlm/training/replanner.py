@@ -132,13 +132,15 @@ class Replanner:
         """Compute batches in twice as many parts, or a few more, since the memory is full. Raises ResourceError."""
         session, ranks, step = self._transformer, self.session.ranks, self.session.state.step
         size, parts = session.training_config.batch_size or 1, session.training_config.grad_accum
+        more = next((n for n in range(2 * parts, size + 1) if size % n == 0), size)
         if ranks.talks:  # the others are in the middle of the step
+            give = f"--grad-accum {more}, which computes each batch in as many parts"
+            if more > size // ranks.size:  # a rank computes at least a window at once
+                give = "a smaller --block-size or --n-embd"
             divide = "" if ranks.shards else ", or --shard, which divides the weights over the ranks"
             raise ResourceError(
-                f"step {step}: the memory of {session.device.type} is full on rank {ranks.rank}; give "
-                f"--grad-accum {2 * parts}, which computes each batch in as many parts{divide}"
+                f"step {step}: the memory of {session.device.type} is full on rank {ranks.rank}; give {give}{divide}"
             )
-        more = next((n for n in range(2 * parts, size + 1) if size % n == 0), size)
         if parts == size:
             raise ResourceError(
                 f"step {step}: the memory of {session.device.type} is too small for a single window; try a smaller "
