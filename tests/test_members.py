@@ -25,8 +25,9 @@ from charlm.training import calibrate as calibration
 from charlm.training.calibrate import calibrate, fit_mixture, reserved_log_probs, shift_starts
 from charlm.training.events import Calibrated, Evaluated, Finished, Planned, Saved
 from charlm.training.launch import resume_run
+from charlm.training.plan import ENDED_EARLY
 from charlm.training.session import TransformerSession
-from charlm.training.trainer import ENDED_EARLY, Trainer
+from charlm.training.trainer import Trainer
 from tests.cli.models import prose
 from tests.conftest import After, Never, toy_run
 from tests.matrix import random_model

@@ -15,6 +15,7 @@ from charlm.training.events import ON_TRIAL, RESIZED, TRIED
 from charlm.training.schedule import Schedule
 
 EXTENDED = "more training"
+ENDED_EARLY = "a member ended early"
 FAR_FEWER = 2  # times fewer steps than first planned are worth a warning
 PLAN_FILE = "plan.json"
 REGULARISATION = ("dropout", "ngram_embedding_dropout", "prior_dropout")
@@ -203,6 +204,18 @@ class Plan:
             schedule = schedule.with_restart(start, end)
         moved = [replace(m, end=end) for m, end in zip(self.members[number:], ends, strict=True)]
         return replace(self, schedule=schedule, members=(*self.members[:number], *moved))
+
+    def ended_early(self, step: int) -> bool:
+        """Did the training of a member end at `step` because it overfitted?"""
+        return any(d.get("decided") == ENDED_EARLY and d.get("at_step") == step for d in self.decisions)
+
+    def eval_every_at(self, step: int) -> int:
+        """The steps between evaluations that were in force at `step`: each member has its own."""
+        for later, decision in enumerate(reversed(self.decisions)):
+            every, at_step = decision.get("eval_every"), decision.get("at_step", 0)
+            if type(at_step) is int and at_step <= step:
+                return every if later and type(every) is int and every > 0 else self.eval_every
+        return self.eval_every
 
     @property
     def begun_again_at(self) -> tuple[int, ...]:

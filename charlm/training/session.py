@@ -32,7 +32,7 @@ from charlm.training.device import is_accelerator, pick_device, seed_dropout, se
 from charlm.training.distributed import ALONE, Ranks, current, shared_snapshot
 from charlm.training.events import Counted, Remembered
 from charlm.training.gradient_buckets import GradientBuckets
-from charlm.training.guards import Divergence
+from charlm.training.guards import Divergence, EarlyStopping
 from charlm.training.held_out import HeldOut, ParentText
 from charlm.training.model_weights import initial_weights
 from charlm.training.optimizer import LearningRates
@@ -282,6 +282,11 @@ class TransformerSession(Session):
         return self.state.step - self.state.member_start
 
     @property
+    def in_first_pass(self) -> bool:
+        """Has the member in training read each window of its text once at most?"""
+        return self.member_step * self.batch_sampler.batch_size <= self.batch_sampler.per_epoch
+
+    @property
     def chars_read(self) -> int:
         """Symbols that all members have read."""
         return self.state.chars_before + self.member_step * self.chars_per_step
@@ -505,6 +510,9 @@ class TransformerSession(Session):
         return state.step
 
     def begin_extension(self) -> None:
-        """Reopen a finished run."""
+        """Reopen a run."""
+        if self.state.finished and self.state.mixture is not None:
+            # A member alone does not compare with what is calibrated, mixed and corrected by recent n-grams.
+            self.state.early_stopping = EarlyStopping()
         self.state.finished = None
         self.state.early_stopping.rises = 0

@@ -25,7 +25,7 @@ from charlm.training.device import is_accelerator, keep_memory
 from charlm.training.distributed import AgreedStop
 from charlm.training.events import RESIZED, SPLIT, Event
 from charlm.training.guards import COOLDOWN_GAIN, MAX_ROLLBACKS
-from charlm.training.plan import THREADS, Plan, write_plan
+from charlm.training.plan import ENDED_EARLY, THREADS, Plan, write_plan
 from charlm.training.planner import choose_again
 from charlm.training.session import Session, TransformerSession
 from charlm.training.sharded_save import save_rows
@@ -40,7 +40,6 @@ COUNT_SECONDS = 1.0
 """Of counting the n-grams that tell the dataset shift, where no member needs them."""
 RECENT_SECONDS = 6e-6
 """Of looking up the recent n-grams of a symbol."""
-ENDED_EARLY = "a member ended early"
 PARENT_SAFETY, PARENT_RESERVE = 1.2, 0.7
 """Time kept for scoring the parent's text again at the end: the first score's seconds times SAFETY, plus RESERVE."""
 
@@ -244,7 +243,7 @@ class Trainer:
         session, step = self.transformer, self.step
         if not is_accelerator(session.device):
             return step + 1
-        every = session.plan.eval_every
+        every = session.plan.eval_every_at(step)
         due = [step - step % READ_EVERY + READ_EVERY, session.member_end]
         due.append(step - session.member_step % every + every)
         return min([*due, *(at for at in session.plan.decided_at if at > step)])
@@ -431,8 +430,9 @@ class Trainer:
         session, deadline, last = self.session, self.deadline, self.session.state.last_evaluation
         if not isinstance(session, TransformerSession):
             return
-        due = session.state.member_start < self.step < session.member_end
-        due = due and session.member_step % session.plan.eval_every == 0
+        plan, due = session.plan, session.state.member_start < self.step < session.member_end
+        due = due or plan.ended_early(self.step)
+        due = due and session.member_step % plan.eval_every_at(self.step) == 0
         done = last is not None and last.step == self.step
         # The first plan chooses the chunks that all evaluations have in common.
         if not due or done or not deadline.has_eval_chunks or stop.is_set():
@@ -474,7 +474,7 @@ class Trainer:
         seconds = clock() - started
         # Within the first pass nothing has been memorised; at a high learning rate a small rise means nothing; the
         # final evaluation cannot stop anything.
-        first_pass = session.chars_read - state.chars_before <= len(session.corpus.train)
+        first_pass = isinstance(session, TransformerSession) and session.in_first_pass
         cooling = session.plan.schedule.is_cooling(self.step)
         margin = inf if final or first_pass else 0.0 if cooling else COOLDOWN_GAIN
         is_best = state.early_stopping.update(self.step, scores.common.blocks, margin)
@@ -562,8 +562,10 @@ class Trainer:
                 f"the weights after step {self.step} are not finite; the last checkpoint of {self.run_folder.name} is "
                 "intact: try a lower --learning-rate"
             )
-        # A run that was stopped is not finished: it can be resumed.
-        state.finished = "early" if self._stopped_early else None if stop.is_set() else "done"
+        # A run that was stopped is not finished: whoever resumes it closes a member that ended early.
+        if self._stopped_early:
+            state.early_stopping.rises = self.session.training_config.patience
+        state.finished = None if stop.is_set() else "early" if self._stopped_early else "done"
         reason = state.finished or stop.reason or "done"
         if state.finished:
             yield from self._score_parent_text()
