@@ -16,6 +16,8 @@ from charlm.training.schedule import Schedule
 
 EXTENDED = "more training"
 ENDED_EARLY = "a member ended early"
+PLAN_FROM = "plan_from"
+"""The run or file that a decision is taken from: what was measured and extended there was not here."""
 FAR_FEWER = 2  # times fewer steps than first planned are worth a warning
 PLAN_FILE = "plan.json"
 REGULARISATION = ("dropout", "ngram_embedding_dropout", "prior_dropout")
@@ -226,14 +228,16 @@ class Plan:
     @property
     def extended_at(self) -> int | None:
         """The step at which the plan was last extended, if it was."""
-        steps = [d.get("at_step") for d in self.decisions if d.get("decided") == EXTENDED]
+        extended = [d for d in self.decisions if d.get("decided") == EXTENDED and PLAN_FROM not in d]
+        steps = [d.get("at_step") for d in extended]
         return steps[-1] if steps and isinstance(steps[-1], int) else None
 
     @property
     def forecast(self) -> Forecast | None:
         """What a run of more time was expected to end at, where this one has a time budget. Raises CheckpointError."""
-        data = self.decisions[0].get("forecast") if self.decisions else None
-        return None if data is None or self.extended_at is not None else read_as(Forecast, data, PLAN_FILE)
+        first = self.decisions[0] if self.decisions else {}
+        data = None if PLAN_FROM in first or self.extended_at is not None else first.get("forecast")
+        return None if data is None else read_as(Forecast, data, PLAN_FILE)
 
     @property
     def first_total_steps(self) -> int:
@@ -243,6 +247,8 @@ class Plan:
     @property
     def fell_short(self) -> bool:
         """Is the end far earlier than first planned, because the machine is slower than measured?"""
+        if PLAN_FROM in self._expected_by:
+            return False
         at_step = self._expected_by.get("at_step", 0)
         begun = at_step if isinstance(at_step, int) else 0
         return (self.total_steps - begun) * FAR_FEWER < self.first_total_steps - begun
