@@ -314,10 +314,9 @@ class Plan:
         members = from_json(tuple[MemberPlan, ...], last.get("members", []))
         if not all(member.is_whole for member in members):
             raise ValueError("the configuration of a member is incomplete, or not of a transformer")
-        if members and schedule.end != members[-1].end:
-            raise ValueError(
-                f"the schedule ends at step {schedule.end}, the last member at {members[-1].end}"
-            )
+        ends = [member.end for member in members]
+        if members and (schedule.end != ends[-1] or not all(a < b for a, b in pairwise([0, *ends]))):
+            raise ValueError(f"the schedule ends at step {schedule.end}, the members at {ends}")
         return cls(
             schedule=schedule, eval_every=every, eval_chars=chars, members=members, decisions=tuple(decisions)
         )

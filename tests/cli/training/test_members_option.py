@@ -52,6 +52,13 @@ def test_a_plan_from_elsewhere_says_nothing_of_what_was_measured_and_extended_th
     assert made.code == 0, made.err
     assert "more time" not in made.out and "the first plan" not in made.out
     assert "--plan-from second" in charlm("info", "second").out
+    extended["members"] = [member | {"end": 6} for member in extended["members"]]
+    Path("plan.json").write_text(json.dumps({"decisions": [guess, extended]}))
+    refused = charlm("train", "ducks.txt", "--plan-from", "plan.json")
+    assert (
+        refused.code == 2
+        and "holds no plan: the schedule ends at step 6, the members at [6, 6]" in refused.err
+    )
 
 
 @pytest.mark.parametrize(("steps", "ends"), [(3, [2, 3]), (5, [2, 5]), (7, [4, 7])])
