@@ -120,3 +120,12 @@ def test_the_plan_of_a_run_whose_member_ended_early_gives_the_same_again(tmp_pat
     ours, theirs = (session.earlier[0].weights for session in (whole, repeated))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert repeated.state.member_start == end
+
+
+def test_steps_that_members_did_not_need_are_not_said_to_be_a_slow_machines(tmp_path: Path) -> None:
+    members = "no-prior,no-prior,no-prior,ngram"
+    _, session = members_run(tmp_path, text(), 300, members=members, reserved_chars=300)
+    plan = session.plan
+    for number, step in enumerate((5, 10)):
+        plan = plan.ended(number, step).record(decided=ENDED_EARLY, at_step=step)
+    assert plan.total_steps == 110 and plan.first_total_steps == 300 and not plan.fell_short

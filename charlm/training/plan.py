@@ -247,8 +247,8 @@ class Plan:
     @property
     def fell_short(self) -> bool:
         """Is the end far earlier than first planned, because the machine is slower than measured?"""
-        if PLAN_FROM in self._expected_by:
-            return False
+        if PLAN_FROM in self._expected_by or any(d.get("decided") == ENDED_EARLY for d in self.decisions):
+            return False  # then that is why there are fewer
         at_step = self._expected_by.get("at_step", 0)
         begun = at_step if isinstance(at_step, int) else 0
         return (self.total_steps - begun) * FAR_FEWER < self.first_total_steps - begun
