@@ -26,7 +26,7 @@ from charlm.training import calibrate as calibration
 from charlm.training.calibrate import calibrate, fit_mixture, reserved_log_probs, shift_starts
 from charlm.training.events import Calibrated, Evaluated, Finished, Planned, Saved
 from charlm.training.launch import resume_run
-from charlm.training.replanner import ENDED_EARLY
+from charlm.training.plan import ENDED_EARLY
 from charlm.training.session import TransformerSession
 from charlm.training.trainer import Trainer
 from tests.cli.models import prose
@@ -231,6 +231,12 @@ def test_calibration_on_random_symbols_ends_well(tmp_path: Path, members: str) -
     corpus = prepare(symbols.tobytes().decode(), TextConfig())
     run, session = members_run(tmp_path, corpus, 4, members=members, recent_chars=256)
     assert isinstance(list(Trainer(session, run).run(Never()))[-1], Finished)
+
+
+def test_calibration_on_a_text_of_one_symbol_has_nothing_to_learn(tmp_path: Path) -> None:
+    run, session = members_run(tmp_path, prepare("a" * 6000, TextConfig()), 4, recent_chars=256)
+    *_, learned = (e for e in Trainer(session, run).run(Never()) if isinstance(e, Calibrated))
+    assert str(learned.nats_per_symbol) == "0.0" and learned.recent_strength is None and learned.shift == 1
 
 
 def test_a_dataset_shift_that_cannot_be_told_costs_nothing(

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -12,10 +12,14 @@ from charlm.config import ModelConfig, TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.strict_json import from_json
 from charlm.training import distributed, trial
-from charlm.training.plan import Forecast
+from charlm.training.events import HeldOutLoss
+from charlm.training.guards import Divergence
+from charlm.training.plan import Forecast, Plan
 from charlm.training.planner import Choice, choose, expected_end, forecast_of
+from charlm.training.schedule import Schedule
 from charlm.training.session import TransformerSession
 from charlm.training.sizes import SIZES, Budget, Size, StepTime
+from charlm.training.state import RunState, forecast
 from tests.conftest import Result
 
 TOY = ModelConfig(n_layer=1, n_head=2, n_embd=16, block_size=16, ngram_embeddings=1)
@@ -187,6 +191,29 @@ def test_more_time_is_expected_to_end_lower_and_the_end_of_a_run_says_how_much(
     assert 0 < result["forecast"]["bits_per_char"] <= result["bits_per_char"]
     shown = charlm("train", "ducks.txt", "--time", "5s", *toy).out
     assert "more time" in shown and "50s is expected to end" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize(
+    ("ratio", "nats", "finished", "lower"),
+    [
+        (0.9, 1.0, "done", 0.1),
+        (1.1, 1.0, "done", 0.0),
+        (0.9, 2.95, "done", None),
+        (0.9, 1.0, "early", None),
+        (0.9, 1.0, None, None),
+    ],
+)
+def test_no_more_is_promised_than_the_law_can_know(
+    ratio: float, nats: float, finished: Literal["done", "early"] | None, lower: float | None
+) -> None:
+    """Nothing where the text was not learned, or the run ended early; and never that more time makes it worse."""
+    plan = Plan(schedule=Schedule.parse("0:0,9:1"), eval_every=1, eval_chars=1)
+    plan = plan.record(forecast={"seconds": 50.0, "ratio": ratio}, at_step=0)
+    state = RunState(Divergence(unigram_nats=3.0), finished=finished)
+    figures = dict.fromkeys(("standard_error", "baseline_nats_per_char", "difference", "difference_error"))
+    state.last_evaluation = HeldOutLoss(step=9, nats_per_char=nats, chars=9, blocks=1, whole=True, **figures)
+    found = forecast(plan, state)
+    assert (None if found is None else found.bits_lower(nats)) == (lower and pytest.approx(lower))
 
 
 def test_a_model_whose_steps_take_minutes_is_tried_once(

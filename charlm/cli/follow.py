@@ -36,7 +36,7 @@ from charlm.training.events import (
 )
 from charlm.training.plan import read_plan
 from charlm.training.signals import EXIT_CODES, StopSignals
-from charlm.training.state import overview
+from charlm.training.state import forecast, overview, saved_state
 
 SCHEMA = 1
 """Version of the rows that `train --json` and `resume --json` print."""
@@ -223,11 +223,10 @@ def print_result(run: RunFolder, reason: str) -> None:
     nats, report = row.get("nats_per_char"), run.path / REPORT
     row["bits_per_char"] = None if nats is None else nats / log(2)
     row["report"] = str(report) if report.exists() else None
-    forecast = read_plan(run).forecast
     row["forecast"] = None
-    if forecast is not None and nats is not None and row["finished"] == "done":
-        expected = forecast.ratio * nats / log(2)
-        row["forecast"] = {"seconds": forecast.seconds, "bits_per_char": expected}
+    if nats is not None and (more := forecast(read_plan(run), saved_state(run, row["step"]))) is not None:
+        bits = nats / log(2)
+        row["forecast"] = {"seconds": more.seconds, "bits_per_char": bits - more.bits_lower(bits)}
     _print_row({**row, "schema": SCHEMA})
 
 

@@ -18,7 +18,7 @@ from charlm.training.describe import joined, member_in_training, several, text_n
 from charlm.training.events import Calibrated, Finished, Remembered
 from charlm.training.plan import Plan
 from charlm.training.session import Session
-from charlm.training.state import calibration_facts, evaluated_last, member_facts
+from charlm.training.state import calibration_facts, evaluated_last, forecast, member_facts
 
 Row = tuple[str, str]
 WORTH_BITS = 0.01
@@ -96,11 +96,11 @@ def figure_rows(session: Session) -> list[Row]:
 
 
 def forecast_rows(session: Session) -> list[Row]:
-    """Say what more time is expected to gain, for a run that had a time budget and used it."""
-    forecast, figure = session.plan.forecast, session.state.last_evaluation
-    if forecast is None or figure is None or session.state.finished != "done":
+    """Say what more time is expected to gain."""
+    expected, figure = forecast(session.plan, session.state), session.state.last_evaluation
+    if expected is None or figure is None:
         return []
-    lower, time = forecast.bits_lower(figure.nats_per_char / log(2)), written_time(round(forecast.seconds))
+    lower, time = expected.bits_lower(figure.nats_per_char / log(2)), written_time(round(expected.seconds))
     if lower < WORTH_BITS:
         return [
             ("more time", f"not worth it: {time} is expected to end less than {WORTH_BITS} bits/char lower")

@@ -251,4 +251,4 @@ def fit_mixture(logps: Sequence[Floats32], targets: NDArray[np.int64], *, ngram:
 
 def _nats(logp: Floats32, targets: NDArray[np.int64]) -> float:
     """Return the mean nats per symbol of targets (N,) under log-probabilities (N, V)."""
-    return -float(logp[np.arange(len(targets)), targets].mean(dtype=np.float64))
+    return max(0.0, -float(logp[np.arange(len(targets)), targets].mean(dtype=np.float64)))

@@ -84,6 +84,6 @@ class Evaluator:
         final evaluation cannot stop anything.
         """
         session = self.session
-        first_pass = session.chars_read - session.state.chars_before <= len(session.corpus.train)
+        first_pass = isinstance(session, TransformerSession) and session.in_first_pass
         cooling = session.plan.schedule.is_cooling(session.state.step)
         return inf if final or first_pass else 0.0 if cooling else COOLDOWN_GAIN

@@ -15,6 +15,9 @@ from charlm.training.events import ON_TRIAL, RESIZED, TRIED
 from charlm.training.schedule import Schedule
 
 EXTENDED = "more training"
+ENDED_EARLY = "a member ended early"
+PLAN_FROM = "plan_from"
+"""The run or file that a decision is taken from: what was measured and extended there was not here."""
 FAR_FEWER = 2  # times fewer steps than first planned are worth a warning
 PLAN_FILE = "plan.json"
 REGULARISATION = ("dropout", "ngram_embedding_dropout", "prior_dropout")
@@ -204,6 +207,18 @@ class Plan:
         moved = [replace(m, end=end) for m, end in zip(self.members[number:], ends, strict=True)]
         return replace(self, schedule=schedule, members=(*self.members[:number], *moved))
 
+    def ended_early(self, step: int) -> bool:
+        """Whether the training of a member ended at `step` because it overfitted."""
+        return any(d.get("decided") == ENDED_EARLY and d.get("at_step") == step for d in self.decisions)
+
+    def eval_every_at(self, step: int) -> int:
+        """The steps between evaluations that were in force at `step`: each member has its own."""
+        for later, decision in enumerate(reversed(self.decisions)):
+            every, at_step = decision.get("eval_every"), decision.get("at_step", 0)
+            if type(at_step) is int and at_step <= step:
+                return every if later and type(every) is int and every > 0 else self.eval_every
+        return self.eval_every
+
     @property
     def begun_again_at(self) -> tuple[int, ...]:
         """The steps at which the training of a member restarted with another size."""
@@ -213,14 +228,16 @@ class Plan:
     @property
     def extended_at(self) -> int | None:
         """The step at which the plan was last extended, if it was."""
-        steps = [d.get("at_step") for d in self.decisions if d.get("decided") == EXTENDED]
+        extended = [d for d in self.decisions if d.get("decided") == EXTENDED and PLAN_FROM not in d]
+        steps = [d.get("at_step") for d in extended]
         return steps[-1] if steps and isinstance(steps[-1], int) else None
 
     @property
     def forecast(self) -> Forecast | None:
         """The forecast of a longer run, if this one has a time budget and was not extended. Raises CheckpointError."""
-        data = self.decisions[0].get("forecast") if self.decisions else None
-        return None if data is None or self.extended_at is not None else read_as(Forecast, data, PLAN_FILE)
+        first = self.decisions[0] if self.decisions else {}
+        data = None if PLAN_FROM in first or self.extended_at is not None else first.get("forecast")
+        return None if data is None else read_as(Forecast, data, PLAN_FILE)
 
     @property
     def first_total_steps(self) -> int:
@@ -230,6 +247,8 @@ class Plan:
     @property
     def fell_short(self) -> bool:
         """Whether the end is far earlier than first planned, because the machine is slower than measured."""
+        if PLAN_FROM in self._expected_by or any(d.get("decided") == ENDED_EARLY for d in self.decisions):
+            return False  # then that is why there are fewer
         at_step = self._expected_by.get("at_step", 0)
         begun = at_step if isinstance(at_step, int) else 0
         return (self.total_steps - begun) * FAR_FEWER < self.first_total_steps - begun
@@ -295,10 +314,9 @@ class Plan:
         members = from_json(tuple[MemberPlan, ...], last.get("members", []))
         if not all(member.is_whole for member in members):
             raise ValueError("the configuration of a member is incomplete, or not of a transformer")
-        if members and schedule.end != members[-1].end:
-            raise ValueError(
-                f"the schedule ends at step {schedule.end}, the last member at {members[-1].end}"
-            )
+        ends = [member.end for member in members]
+        if members and (schedule.end != ends[-1] or not all(a < b for a, b in pairwise([0, *ends]))):
+            raise ValueError(f"the schedule ends at step {schedule.end}, the members at {ends}")
         return cls(
             schedule=schedule, eval_every=every, eval_chars=chars, members=members, decisions=tuple(decisions)
         )

@@ -1,10 +1,11 @@
 """Reuse the plan of another run (`--plan-from`): its members, sizes, steps and schedule, for this text and machine."""
 
 from dataclasses import replace
+from typing import Any
 
 from charlm.config import TrainingConfig
 from charlm.strict_json import from_json, to_json
-from charlm.training.plan import THREADS, MemberPlan, Plan
+from charlm.training.plan import PLAN_FROM, THREADS, MemberPlan, Plan
 from charlm.training.planner import Choice
 from charlm.training.sizes import Budget
 
@@ -46,9 +47,9 @@ def take_plan(plan: Plan, source: str, training: TrainingConfig, budget: Budget,
     for decision in plan.decisions:
         members = from_json(tuple[MemberPlan, ...], decision.get("members", []))
         threads = decision.get(THREADS)
-        changed = {THREADS: threads_here(threads)} if type(threads) is int else {}
-        decisions.append({**decision, **changed, "members": [to_json(of_here(member)) for member in members]})
-    decisions[0]["plan_from"] = source
+        changed: dict[str, Any] = {THREADS: threads_here(threads)} if type(threads) is int else {}
+        changed |= {PLAN_FROM: source, "members": [to_json(of_here(member)) for member in members]}
+        decisions.append(decision | changed)
     plan = replace(plan, members=tuple(map(of_here, plan.members)), decisions=tuple(decisions))
     first = plan.members[0]
     return Choice(model=first.model, training=first.training, plan=plan, why=f"as in the plan of {source}")

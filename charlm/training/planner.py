@@ -171,8 +171,8 @@ def choose(
     elif training.prior_chars is not None:
         raise ValueError(f"`prior_chars={training.prior_chars}` has no effect without a prior")
     parts = [
-        _choose_member(budget.part(share), n_train, _of_kind(model, kind, kinds), training, given)
-        for kind, share in zip(kinds, shares, strict=False)
+        _choose_member(part, n_train, _of_kind(model, kind, kinds), training, given)
+        for kind, part in zip(kinds, budget.parts(shares), strict=False)
     ]
     schedule = _schedule_of(training, parts, budget.steps)
     ends = accumulate(part.steps for part in parts) if len(parts) > 1 else [schedule.end]
@@ -283,10 +283,10 @@ def _why(budget: Budget, parts: Sequence[_Part], n_train: int) -> str:
 def _choose_reserved(training: TrainingConfig, n_train: int) -> TrainingConfig:
     """Choose how many symbols at the end of the training text are reserved for calibration."""
     if training.reserved_chars is not None:
-        if training.reserved_chars > RESERVED_MOST_SHARE * n_train:
+        if training.reserved_chars == 1 or training.reserved_chars > RESERVED_MOST_SHARE * n_train:
             raise ValueError(
-                f"`reserved_chars` is {training.reserved_chars}; allowed: at most half of the {n_train:,} symbols of "
-                "the training text"
+                f"`reserved_chars` is {training.reserved_chars}; allowed: 0, or from 2 up to half of the {n_train:,} symbols "
+                "of the training text"
             )
         return training
     reserved = 0
@@ -345,7 +345,9 @@ def _choose_members(
         share = min(MOST_PRIOR_SHARE, max(LEAST_PRIOR_SHARE, PRIOR_SECONDS / budget.seconds))
         kinds, shares = (PRIOR, NO_PRIOR), (share, 1 - share)
         rest = replace(budget, seconds=max(1.0, budget.seconds - MIXTURE_SECONDS))
-        each = [_expected_loss(kind, rest.part(s), n_train) for kind, s in zip(kinds, shares, strict=True)]
+        each = [
+            _expected_loss(kind, part, n_train) for kind, part in zip(kinds, rest.parts(shares), strict=True)
+        ]
         if fmean(each) - MIXTURE_GAIN + MIXTURE_WORTH < _expected_loss(PRIOR, budget, n_train):
             return (*kinds, NGRAM), shares
     return (single_kind(model, n_train),), (1.0,)

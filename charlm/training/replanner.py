@@ -12,7 +12,7 @@ from charlm.training.calibrate import FITS, SHIFT_PLACES, shift_starts
 from charlm.training.deadline import LEAST_SECONDS, Deadline
 from charlm.training.evaluator import Evaluator
 from charlm.training.events import RESIZED, SPLIT, Planned
-from charlm.training.plan import THREADS, Plan, write_plan
+from charlm.training.plan import ENDED_EARLY, THREADS, Plan, write_plan
 from charlm.training.planner import choose_again
 from charlm.training.session import Session, TransformerSession
 from charlm.training.thread_trials import ThreadTrials
@@ -25,7 +25,6 @@ RECENT_SECONDS = 6e-6
 """Time kept for looking up the recent n-grams of a symbol."""
 PARENT_SAFETY, PARENT_RESERVE = 1.2, 0.7
 """Time kept for scoring the parent's text again at the end: the first score's seconds times SAFETY, plus RESERVE."""
-ENDED_EARLY = "a member ended early"
 
 
 class Replanner:

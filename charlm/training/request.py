@@ -44,7 +44,7 @@ Watch = Callable[[str, int, int | None], None]
 """Called with the progress of work: what is done, how much of it, of how much (None: unknown)."""
 
 DEFAULT_TIME = "2m"
-MIN_SECONDS = 5
+MIN_SECONDS, MAX_SECONDS = 5, 10**9
 CONFIGS: tuple[type[Settings], ...] = (ModelConfig, TrainingConfig, TextConfig)
 SETTINGS = {setting.name: setting for config in CONFIGS for setting in settings_of(config)}
 COUNTED_BY_ONE = "an n-gram model is counted by one process; start it without --ranks, --gpus and torchrun"
@@ -84,6 +84,8 @@ def budget_seconds(text: str) -> float:
         raise UsageError(
             f"--time is {budget:g} s; give at least {MIN_SECONDS} s, because start-up takes about three"
         )
+    if budget > MAX_SECONDS:
+        raise UsageError(f"--time is {budget:g} s; give at most {MAX_SECONDS} s, which are thirty years")
     return budget
 
 

@@ -67,7 +67,8 @@ def choose_plan(
             threads, means = timed_budget(corpus, training, left, choose_for)
             left = max(1.0, budget - (perf_counter() - started))
             means = replace(means, seconds=round(left, 2))
-            forecast = forecast_of(budget, means, choose_for, len(corpus.train))
+            if origin is None:  # the law knows nothing of a model that has learned another text
+                forecast = forecast_of(budget, means, choose_for, len(corpus.train))
         choice = choose_for(means).record(means, threads, forecast)
     except ValueError as error:
         raise UsageError(str(error)) from None

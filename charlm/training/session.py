@@ -32,7 +32,7 @@ from charlm.training.device import is_accelerator, pick_device, seed_dropout, se
 from charlm.training.distributed import ALONE, Ranks, current, shared_snapshot
 from charlm.training.events import Counted, Remembered
 from charlm.training.gradient_buckets import GradientBuckets
-from charlm.training.guards import Divergence
+from charlm.training.guards import Divergence, EarlyStopping
 from charlm.training.held_out import HeldOut, ParentText
 from charlm.training.model_weights import initial_weights
 from charlm.training.optimizer import LearningRates
@@ -297,6 +297,11 @@ class TransformerSession(Session):
         return self.state.step - self.state.member_start
 
     @property
+    def in_first_pass(self) -> bool:
+        """Whether the member in training has read each window of its text at most once."""
+        return self.member_step * self.batch_sampler.batch_size <= self.batch_sampler.per_epoch
+
+    @property
     def chars_read(self) -> int:
         """Symbols that all members have read."""
         return self.state.chars_before + self.member_step * self.chars_per_step
@@ -520,6 +525,9 @@ class TransformerSession(Session):
         return state.step
 
     def begin_extension(self) -> None:
-        """Reopen a finished run to train it further."""
+        """Reopen a run to train it further."""
+        if self.state.finished and self.state.mixture is not None:
+            # A member alone does not compare with what is calibrated, mixed and corrected by recent n-grams.
+            self.state.early_stopping = EarlyStopping()
         self.state.finished = None
         self.state.early_stopping.rises = 0

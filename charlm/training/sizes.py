@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from math import log2
 
 from charlm.config import PRIOR, ModelConfig, TrainingConfig
@@ -133,10 +134,18 @@ class Budget:
     kernels: bool = False  # whether the training kernels are available, which make compiling pointless
     gflops: float = TYPICAL_GFLOPS  # the speed of steps, if nothing was timed
 
-    def part(self, share: float) -> "Budget":
-        """Return a share of the budget."""
-        seconds = None if self.seconds is None else self.seconds * share
-        return replace(self, seconds=seconds, steps=self.steps and max(1, round(self.steps * share)))
+    def parts(self, shares: Sequence[float]) -> "list[Budget]":
+        """Divide the budget into shares, which add up to 1. Raises ValueError if one would have no step."""
+        if self.steps is None:
+            return [replace(self, seconds=self.seconds and self.seconds * share) for share in shares]
+        ends = [*(round(self.steps * share) for share in accumulate(shares[:-1])), self.steps]
+        steps = [end - begin for begin, end in pairwise([0, *ends])]
+        if min(steps) < 1:
+            raise ValueError(
+                f"`steps` is {self.steps}, and {len(shares)} models are to be trained one after another; give at least "
+                f"{len(shares)} steps, or fewer members"
+            )
+        return [replace(self, steps=n) for n in steps]
 
     def is_timed(self, kind: str, size: Size) -> bool:
         """Whether steps of that size were timed."""

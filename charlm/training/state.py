@@ -13,7 +13,8 @@ from charlm.strict_json import parse_json, read_as, to_json
 from charlm.terminal import one_line
 from charlm.training.describe import joined
 from charlm.training.events import Calibrated, HeldOutLoss, MemberFigure, OldTextLoss
-from charlm.training.guards import Divergence, EarlyStopping
+from charlm.training.guards import MARGIN, Divergence, EarlyStopping
+from charlm.training.plan import Forecast, Plan
 
 STATES = {"done": "finished", "early": "stopped early", None: "unfinished"}
 NOT_SHOWN = ("before_sums", "seconds")
@@ -179,6 +180,23 @@ def _overview(step: int, facts: RunFacts, state: RunState, config: dict[str, Any
             f.name: getattr(state.parent_loss, f.name) for f in fields(ParentLoss) if f.name not in NOT_SHOWN
         },
     }
+
+
+def forecast(plan: Plan, state: RunState) -> Forecast | None:
+    """What more time was expected to buy, for a run that had a time budget and used it.
+
+    None where it is hardly better than the frequencies of single symbols: the law speaks of text that can be predicted.
+    """
+    figure = state.last_evaluation
+    if state.finished != "done" or figure is None:
+        return None
+    return plan.forecast if figure.nats_per_char < state.divergence.unigram_nats - MARGIN else None
+
+
+def saved_state(run: RunFolder, step: int) -> RunState:
+    """The state in the checkpoint of a step, verified. Raises CheckpointError."""
+    data = read_verified(run.folder(step), ("state.json",))
+    return read_state(parse_json(data["state.json"], "state.json"))
 
 
 def read_facts(run: RunFolder, step: int) -> RunFacts:

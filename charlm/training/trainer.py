@@ -108,7 +108,7 @@ class Trainer:
         session, step = self.transformer, self.step
         if not is_accelerator(session.device):
             return step + 1
-        every = session.plan.eval_every
+        every = session.plan.eval_every_at(step)
         due = [step - step % READ_EVERY + READ_EVERY, session.member_end]
         due.append(step - session.member_step % every + every)
         return min([*due, *(at for at in session.plan.decided_at if at > step)])
@@ -240,8 +240,9 @@ class Trainer:
         session, last = self.session, self.session.state.last_evaluation
         if not isinstance(session, TransformerSession):
             return
-        due = session.state.member_start < self.step < session.member_end
-        due = due and session.member_step % session.plan.eval_every == 0
+        plan, due = session.plan, session.state.member_start < self.step < session.member_end
+        due = due or plan.ended_early(self.step)
+        due = due and session.member_step % plan.eval_every_at(self.step) == 0
         done = last is not None and last.step == self.step
         # The first plan chooses the chunks that all evaluations have in common.
         if not due or done or not self.replanner.deadline.has_eval_chunks or stop.is_set():
@@ -290,8 +291,10 @@ class Trainer:
                 f"the weights after step {self.step} are not finite; the last checkpoint of {self.run_folder.name} is "
                 "intact: try a lower --learning-rate"
             )
-        # A run that was stopped is not finished: it can be resumed.
-        state.finished = "early" if self._stopped_early else None if stop.is_set() else "done"
+        # A run that was stopped is not finished: whoever resumes it closes a member that ended early.
+        if self._stopped_early:
+            state.early_stopping.rises = self.session.training_config.patience
+        state.finished = None if stop.is_set() else "early" if self._stopped_early else "done"
         reason = state.finished or stop.reason or "done"
         if state.finished:
             yield from self._score_parent_text()

@@ -13,6 +13,7 @@ import pytest
 from tests.cli.conftest import Charlm, Result
 from tests.cli.kept import data, rows
 from tests.cli.models import prose
+from tests.test_docs import ROOT
 
 KINDS = ["prior", "no-prior", "ngram"]
 MIXTURE = "mixture of prior, no-prior and ngram"
@@ -208,6 +209,26 @@ def test_the_log_says_which_member_was_trained_and_what_was_evaluated(several: R
     assert [row["mixed"] for row in evaluated if row["step"] in (5, 12, 17, 24)] == [
         *([], ["prior", "ngram"], [], KINDS)
     ]
+
+
+def test_every_key_of_its_json_is_in_the_docs(several: Result, charlm: Charlm) -> None:
+    """Settings have names of their own, and baselines are keys."""
+    documented = (ROOT / "docs/json.md").read_text("utf-8")
+    given = ("model", "training", "versions", "text_settings", "corpus", "decision", "baselines")
+
+    def keys(value: Any) -> set[str]:
+        if isinstance(value, list):
+            return set[str]().union(*map(keys, value))
+        return (
+            set(value).union(*(keys(value[k]) for k in value if k not in given))
+            if isinstance(value, dict)
+            else set()
+        )
+
+    said = [data(charlm(*words, "several", "--json")) for words in (("info",), ("eval", "--run"))]
+    found = keys([*logged("metrics.jsonl"), *logged("samples.jsonl"), *said])
+    assert {"rises", "prior_order", "weight"} <= found
+    assert not {key for key in found if f"`{key}`" not in documented}
 
 
 def test_each_member_has_a_curve_of_its_own(several: Result) -> None:

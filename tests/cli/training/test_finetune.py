@@ -213,6 +213,11 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(old: Charlm) -> None:
     result = tune(old, "--dry-run")
     assert result.code == 0 and result.json["type"] == "plan" and result.json["model"]["n_embd"] == 16
     assert [path.name for path in Path("checkpoints").iterdir()] == ["ducks"]
+    timed = old(
+        "train", "new.txt", "--from", "ducks", "--time", "5s", "--threads", "1", "--dry-run", "--json"
+    ).json
+    first = timed["plan"]["decisions"][0]
+    assert first["timed"] and first["forecast"] is None, "of a model that has learned before no law speaks"
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,33 @@ def test_a_plan_is_taken_from_a_file_for_another_text(charlm: Charlm) -> None:
     assert {member["training"]["seed"] for member in plan["members"]} == {7}
 
 
+def test_a_plan_from_elsewhere_says_nothing_of_what_was_measured_and_extended_there(charlm: Charlm) -> None:
+    assert charlm("train", "ducks.txt", "--steps", "6", "--run", "first", *MANY, *SIZE).code == 0
+    plan = json.loads(Path("checkpoints/first/plan.json").read_text())
+    first = plan["decisions"][0] | {"forecast": {"seconds": 50.0, "ratio": 0.5}}
+    members = [member | {"end": 100 * member["end"]} for member in first["members"]]
+    guess = first | {"schedule": "0:0,1:1,300:0/300:0,301:1,600:0", "members": members}
+    extended = plan["decisions"][0] | {"decided": "more training", "at_step": 3}
+    Path("plan.json").write_text(json.dumps({"decisions": [guess, extended]}))
+    made = charlm("train", "ducks.txt", "--plan-from", "plan.json", "--run", "second")
+    assert made.code == 0, made.err
+    assert "more time" not in made.out and "the first plan" not in made.out
+    assert "--plan-from second" in charlm("info", "second").out
+    extended["members"] = [member | {"end": 6} for member in extended["members"]]
+    Path("plan.json").write_text(json.dumps({"decisions": [guess, extended]}))
+    refused = charlm("train", "ducks.txt", "--plan-from", "plan.json")
+    assert (
+        refused.code == 2
+        and "holds no plan: the schedule ends at step 6, the members at [6, 6]" in refused.err
+    )
+
+
+@pytest.mark.parametrize(("steps", "ends"), [(3, [2, 3]), (5, [2, 5]), (7, [4, 7])])
+def test_no_step_is_lost_or_added_where_they_are_divided(charlm: Charlm, steps: int, ends: list[int]) -> None:
+    made = charlm("train", "ducks.txt", "--steps", str(steps), *MANY, *SIZE, "--dry-run", "--json").json
+    assert [member["end"] for member in made["members"]] == [*ends, None]
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
@@ -83,6 +110,11 @@ def test_a_plan_that_is_none_is_refused_in_one_sentence(charlm: Charlm, content:
         (("--members", "prior,no-prior", "--schedule", "0:1,9:0"), "schedule"),
         (("--members", "prior,no-prior", "--reserved-chars", "0"), "reserved"),
         (("--reserved-chars", "4000"), "reserved"),
+        (("--reserved-chars", "1"), "from 2 up to half"),
+        (
+            ("--members", ",".join(["prior", "no-prior"] * 4), "--reserved-chars", "300", "--steps", "7"),
+            "at least 8 steps",
+        ),
     ],
 )
 def test_members_that_cannot_be_are_refused(charlm: Charlm, words: tuple[str, ...], named: str) -> None:

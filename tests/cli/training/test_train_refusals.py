@@ -115,6 +115,7 @@ def test_a_file_where_runs_should_be_is_refused(charlm: Charlm) -> None:
     [
         ("--time", "soon", ["soon"]),
         ("--time", "4s", ["4", "5"]),
+        ("--time", "99999999999999h", ["at most 1000000000 s"]),
         ("--steps", "0", ["0", "1"]),
         ("--steps", "1e3", ["1e3"]),
         ("--from", "nobody", ["checkpoints"]),
