@@ -108,7 +108,7 @@ class Session:
             event, self.state.parent_loss = self.parent_text.score(
                 self.state.step, self.pooled(), self.state.parent_loss
             )
-        self.parent_text = replace(self.parent_text, parent=None)  # which may be large
+        self.parent_text = replace(self.parent_text, parent=None, parent_ids=None)  # which may be large
         yield event
 
     def pooled(self) -> Predictor:

@@ -166,6 +166,24 @@ def test_training_goes_on_from_a_folder_as_from_its_run(models: Models, charlm: 
     assert charlm("resume", "after-out", "--checkpoints", "mine", "--steps", "2", "-q").code == 0
 
 
+def test_before_its_first_step_a_run_and_its_folder_are_the_same_calibrated_model(charlm: Charlm) -> None:
+    Path("old.txt").write_text(TEXT)
+    Path("new.txt").write_text(UNSEEN)
+    rest = ("--threads", "1", "-q")
+    words = ("--plain", "--reserved-chars", "2000", "--steps", "9", "--learning-rate", "0.1")
+    assert charlm("train", "old.txt", *words, *TINY, *rest, "--run", "old").code == 0
+    assert charlm("export", "old", "--to", "hf", "-o", "out").code == 0
+    found = []
+    for origin in ("old", "out"):
+        made = charlm("train", "new.txt", "--from", origin, "--steps", "1", "--run", f"after-{origin}", *rest)
+        assert made.code == 0, made.err
+        found.append(charlm("info", f"after-{origin}", "--json").json["old_text"])
+    old = charlm("info", "old", "--json").json
+    assert abs(old["calibration"]["temperature"] - 1) > 0.01
+    assert [each["before"] for each in found] == pytest.approx([old["nats_per_char"]] * 2, abs=1e-5)
+    assert found[0]["begun"] == pytest.approx(found[1]["begun"], abs=1e-5)
+
+
 def _json(name: str, **values: object) -> Callable[[Path], object]:
     """A change of values in a JSON file of the folder."""
 
