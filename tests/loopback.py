@@ -41,6 +41,7 @@ class Faulty(Loopback):
         self.body, self.tag, self.changed = body, '"v1"', ""
         self.ranges = self.conditional = self.chunked = False
         self.says_length = True
+        self.kind = ""  # its Content-Type
         self.length: int | None = None  # a wrong one
         self.cuts: list[int] = []
         self.statuses: list[int] = []
@@ -71,7 +72,7 @@ class Faulty(Loopback):
             to.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
         else:
             to.send_response(200)
-        for name, value in (("ETag", self.tag), ("Last-Modified", self.changed)):
+        for name, value in (("ETag", self.tag), ("Last-Modified", self.changed), ("Content-Type", self.kind)):
             if value:
                 to.send_header(name, value)
         if self.says_length:

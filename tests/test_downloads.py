@@ -163,6 +163,27 @@ def test_a_length_that_is_not_said_is_noted(server: Faulty) -> None:
     assert read.joined.encode() == BODY and "did not say how long it is" in " ".join(read.notes)
 
 
+LISTING = b"\xef\xbb\xbf<!-- made --> \n<!DOCTYPE HTML>\n<title>Index of /texts</title><ul><li><a href=a.txt>a.txt</a></ul>"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "noted"),
+    [
+        ("", LISTING, True),
+        ("text/plain", b"<html><head></head></html>", True),
+        ("text/html; charset=utf-8", b"  <p>a fragment</p>", True),
+        ("text/html", b"a text that a server calls so", False),
+        ("text/plain", b"<htmlish is a word, and <html> may be written about", False),
+        ("text/plain", b"<!-- x -->" * 400 + b"no end", False),
+    ],
+)
+def test_html_is_noted_each_time_it_is_read(server: Faulty, kind: str, body: bytes, noted: bool) -> None:
+    server.kind, server.body, server.conditional = kind, body, True
+    for _ in range(2):  # downloaded, and kept
+        notes = " ".join(read_texts([server.address], TextConfig()).notes)
+        assert ("text.txt: what was fetched is HTML, whose tags are read as text too" in notes) == noted
+
+
 @pytest.mark.parametrize("then", ["the same", "changed", "damaged"])
 def test_after_an_interrupt_the_download_goes_on(
     server: Faulty, monkeypatch: pytest.MonkeyPatch, then: str

@@ -26,6 +26,7 @@ TIMEOUT = 30.0
 """Seconds without an answer after which an attempt is given up."""
 LIBRARIES = {"s3": "s3fs", "gcs": "gcsfs", "hf": "huggingface_hub"}
 """The package of each extra."""
+_HTML = ("text/html", "application/xhtml+xml")
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 """Answers of a server that may be another a moment later."""
 
@@ -45,6 +46,7 @@ class Answer:
     start: int
     size: int | None  # of the whole file, in bytes, where that is known
     version: str | None  # changes whenever the content does; None where nothing tells
+    is_html: bool = False  # by what the server says
     pieces: Iterator[bytes]
 
 
@@ -105,7 +107,8 @@ class WebFile:
             if wrong is not None:
                 raise NotReceived(wrong, passing=False)
             return None
-        return Answer(start=first, size=size, version=found, pieces=self._pieces(answer))
+        is_html = headers.get_content_type() in _HTML
+        return Answer(start=first, size=size, version=found, is_html=is_html, pieces=self._pieces(answer))
 
     def _request(self, start: int, version: str | None) -> "Request":
         from urllib.request import Request
