@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ import charlm as api
 from charlm import files
 from charlm.checkpoint.exported import read_exported
 from charlm.evaluation.score import score_text
+from charlm.export.decoder import plain_decoder
+from charlm.export.gguf import write_gguf
 from charlm.inference.members import predictor_of
 from tests.cli.conftest import Charlm, charlm
 from tests.cli.models import TEXT, UNSEEN, Models
@@ -58,6 +61,15 @@ def test_nothing_is_overwritten(models: Models) -> None:
     assert {path: path.read_bytes() for path in Path("kept").iterdir()} == before
 
 
+def test_files_are_named_by_the_folder_of_the_run(models: Models) -> None:
+    """What run.json says is no place to write to."""
+    run = api.load("plain", checkpoints=models.root("plain"))
+    run.snapshot.run = replace(run.snapshot.run, name="../../elsewhere")
+    with files.building(Path("out")) as folder:
+        write_gguf(plain_decoder(run), folder)
+    assert sorted(path.name for path in Path("out").iterdir()) == ["Modelfile", "plain.gguf"]
+
+
 def test_what_cannot_be_written_leaves_nothing(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     models.root("plain")
 
@@ -83,12 +95,22 @@ def _interrupt(path: Path, data: bytes) -> None:
         (("--to", "tensorflow"), "allowed: hf, gguf, onnx"),
         (("--to", "hf", "--dtype", "f16"), "--dtype f16 has no effect with --to hf"),
         (("--to", "gguf", "-o", "nowhere/out"), "-o nowhere/out is in a folder that does not exist"),
+        (("--to", "gguf", "-o", "kept/out"), "-o kept/out is in a folder that cannot be written"),
+        (("--to", "gguf", "-o", "run/out"), "-o run/out is in the folder of a run"),
         (("--to", "gguf", "-o", "poems.gguf"), "an export is a folder of several files"),
         (("--to", "gguf", "-o", "-"), "-o -: an export is a folder of several files"),
         (("--to", "gguf", "--checkpoint", "77"), "77"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(models: Models, words: tuple[str, ...], said: str) -> None:
+def test_what_cannot_be_is_one_sentence(
+    models: Models, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
+) -> None:
+    Path("kept").mkdir()
+    Path("run").mkdir()
+    Path("run/run.json").touch()
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: Path(path).name != "kept"
+    )  # as root all can be written
     refused = models("plain", "export", *words)
     assert refused.code == 2 and said in refused.err.replace("\n", " "), refused.err
 
