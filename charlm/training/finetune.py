@@ -24,7 +24,7 @@ from charlm.inference.context import ContextRule
 from charlm.inference.members import predictor_of
 from charlm.model.transformer import grow_vocabulary
 from charlm.settings import settings_of
-from charlm.strict_json import from_json, read_as
+from charlm.strict_json import read_as
 from charlm.terminal import one_line
 from charlm.training.held_out import ParentText
 from charlm.training.plan import PLAN_FILE, Plan
@@ -218,7 +218,7 @@ def _spans(facts: CorpusFacts, text: TextConfig) -> Spans | None:
         return None
     if facts.inherited_split is None:
         return Split.of(facts.chars, facts.chars, text).spans
-    spans = from_json(InheritedSplit, facts.inherited_split).spans
+    spans = read_as(InheritedSplit, facts.inherited_split, "the division of its text").spans
     return {name: [(a, b) for a, b in spans[name] if b <= facts.chars] for name in spans}
 
 

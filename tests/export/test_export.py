@@ -216,6 +216,11 @@ def _json(name: str, **values: object) -> Callable[[Path], object]:
     return change
 
 
+def _corpus_of(folder: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((folder / "charlm.json").read_text("utf-8"))["corpus"]
+    return found
+
+
 def _trained(folder: Path) -> None:
     path = folder / "model.safetensors"
     tensors = safetensors.torch.load_file(path)
@@ -242,6 +247,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "`model_type` is 'mine'",
     ),
     "not ours": (lambda folder: (folder / "charlm.json").unlink(), "has no charlm.json"),
+    "no division": (
+        lambda folder: _json("charlm.json", corpus=_corpus_of(folder) | {"inherited_split": {}})(folder),
+        "the division of its text is damaged: missing fields in it: 'begins', 'found', 'spans'",
+    ),
     "a later format": (_json("charlm.json", format=9), "has format 9"),
     "an unknown field": (_json("charlm.json", more=1), "unknown fields in it: 'more'"),
     "no number": (
