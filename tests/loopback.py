@@ -40,6 +40,7 @@ class Faulty(Loopback):
     def __init__(self, body: bytes) -> None:
         self.body, self.tag, self.changed = body, '"v1"', ""
         self.ranges = self.conditional = self.chunked = False
+        self.begins_again = False  # whatever part is asked for
         self.says_length = True
         self.kind = ""  # its Content-Type
         self.length: int | None = None  # a wrong one
@@ -67,7 +68,7 @@ class Faulty(Loopback):
             to.send_response(304)
             body = b""
         elif self.ranges and wanted and to.headers.get("If-Range") in (self.tag, self.changed):
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+            start = 0 if self.begins_again else int(wanted.removeprefix("bytes=").rstrip("-"))
             to.send_response(206)
             to.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
         else:

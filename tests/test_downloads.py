@@ -65,6 +65,11 @@ def cut_without_a_version(server: Faulty) -> None:
     server.ranges, server.tag, server.cuts = True, "", [200_000]
 
 
+def another_part_than_asked_for(server: Faulty) -> None:
+    cut_twice(server)
+    server.begins_again = True
+
+
 def busy_at_first(server: Faulty) -> None:
     server.statuses = [503, 429]
 
@@ -93,8 +98,10 @@ def changed_under_the_same_name(server: Faulty) -> None:
         cut_without_ranges,
         cut_known_by_date,
         cut_without_a_version,
+        another_part_than_asked_for,
         busy_at_first,
         changed_between,
+        changed_under_the_same_name,
     ],
 )
 def test_the_text_arrives_whole_whatever_fails_on_the_way(
@@ -114,6 +121,7 @@ def test_the_text_arrives_whole_whatever_fails_on_the_way(
         (lambda server: setattr(server, "statuses", [503] * 9), "answers 503"),
         (lambda server: setattr(server, "statuses", [404]), "answers 404"),
         (lambda server: setattr(server, "to", "file:///etc/passwd"), "is not allowed"),
+        (lambda server: setattr(server, "to", server.address), "would lead to an infinite loop$"),
         (lambda server: setattr(server, "to", "ftp://127.0.0.1/x"), "redirected from http to ftp"),
     ],
 )

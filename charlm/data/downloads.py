@@ -155,6 +155,7 @@ class Downloader:
                 file,
                 self._watch,
                 version=None if begun is None else begun.version,
+                size=None if begun is None else begun.size,
                 kept=None if kept is None else kept.version,
                 record=record,
             )
@@ -189,11 +190,12 @@ def receive(
     watch: Watch,
     *,
     version: str | None = None,
+    size: int | None = None,
     kept: str | None = None,
     most: int | None = None,
     record: Callable[[Answer, int], None] = lambda answer, done: None,
 ) -> Answer | None:
-    """Write what a remote file has into `file`, after what that has of the `version` already; the last answer.
+    """Write what a remote file has into `file`, after what that has of the `version` of that `size` already; the last answer.
 
     None where `file` is empty and the remote file still is the version `kept`. An attempt that is cut is repeated
     from where it was. `record` is told how much has been written: when an attempt begins, when it ends, and in
@@ -207,11 +209,14 @@ def receive(
             answer = remote.open(done, version) if goes_on else remote.open(0, None if done else kept)
             if answer is None:
                 return None
+            if answer.start and size is not None and answer.size != size:
+                answer = remote.open(0, None)  # of that name is another file now
+                assert answer is not None, "nothing is kept"
             if answer.start != done:
                 done = answer.start
                 file.seek(done)
                 file.truncate()
-            version = answer.version
+            version, size = answer.version, answer.size
             _write(file, answer, watch, most, record)
             return answer
         except NotReceived as error:

@@ -89,7 +89,10 @@ class WebFile:
                 return None
             if error.code == 416 and start:
                 return self.open(0, None)
-            why = f"the server answers {error.code} {error.reason}"
+            reason = (
+                str(error.reason).partition("\n")[0].rstrip(".")
+            )  # of a redirect that leads nowhere it is two lines
+            why = f"the server answers {error.code} {reason}"
             raise NotReceived(why, passing=error.code in _BUSY) from None
         except (OSError, HTTPException, ValueError, OverflowError) as error:
             raise self._broken(error) from None
@@ -100,7 +103,10 @@ class WebFile:
         wrong = None
         if encoding not in ("", "identity"):
             wrong = f"the server used an encoding that charlm did not request ({encoding})"
-        elif answer.status == 206 and (size is None or not start):
+        elif answer.status == 206 and start and size is None:
+            answer.close()
+            return self.open(0, None)
+        elif answer.status == 206 and not start:
             wrong = "the server answered with another part of the file than was requested"
         if wrong is not None or (not start and version is not None and found == version):
             answer.close()
