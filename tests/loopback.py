@@ -39,7 +39,7 @@ class Faulty(Loopback):
 
     def __init__(self, body: bytes) -> None:
         self.body, self.tag, self.changed = body, '"v1"', ""
-        self.ranges = self.conditional = self.chunked = False
+        self.ranges = self.conditional = False
         self.begins_again = False  # whatever part is asked for
         self.says_length = True
         self.kind = ""  # its Content-Type
