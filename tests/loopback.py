@@ -39,8 +39,10 @@ class Faulty(Loopback):
 
     def __init__(self, body: bytes) -> None:
         self.body, self.tag, self.changed = body, '"v1"', ""
-        self.ranges = self.conditional = self.chunked = False
+        self.ranges = self.conditional = False
+        self.begins_again = False  # whatever part is asked for
         self.says_length = True
+        self.kind = ""  # its Content-Type
         self.length: int | None = None  # a wrong one
         self.cuts: list[int] = []
         self.statuses: list[int] = []
@@ -66,12 +68,12 @@ class Faulty(Loopback):
             to.send_response(304)
             body = b""
         elif self.ranges and wanted and to.headers.get("If-Range") in (self.tag, self.changed):
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+            start = 0 if self.begins_again else int(wanted.removeprefix("bytes=").rstrip("-"))
             to.send_response(206)
             to.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
         else:
             to.send_response(200)
-        for name, value in (("ETag", self.tag), ("Last-Modified", self.changed)):
+        for name, value in (("ETag", self.tag), ("Last-Modified", self.changed), ("Content-Type", self.kind)):
             if value:
                 to.send_header(name, value)
         if self.says_length:

@@ -80,6 +80,16 @@ def test_a_text_is_scored_as_its_rows_say(order: int, dense: int, monkeypatch: p
             assert scored[t] == pytest.approx(plain.probability(tuple(text[:t]), text[t]), rel=1e-12)
 
 
+@pytest.mark.parametrize("n_symbols", [256, 603])
+def test_ids_are_read_alike_whatever_type_holds_them(n_symbols: int) -> None:
+    """A byte holds the ids of this text, and not the boundary, which is the number of symbols."""
+    ids = np.concatenate(([0, 1, n_symbols % 256, 0, 7], noise(500, 256)))  # as if the boundary wrapped
+    model, other = (counted(each, 3, n_symbols) for each in (ids, ids.astype(np.uint8)))
+    wanted = model.log_rows(ids, np.array([0, 9]), 40)
+    for text in (ids, ids.astype(np.uint8)):
+        np.testing.assert_array_equal(other.log_rows(text, np.array([0, 9]), 40), wanted)
+
+
 def test_one_symbol_more_gives_the_context_of_the_whole_text() -> None:
     model, text = counted(noise(500), 5), noise(40, seed=2)
     state = model.start(2)

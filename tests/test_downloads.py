@@ -65,6 +65,11 @@ def cut_without_a_version(server: Faulty) -> None:
     server.ranges, server.tag, server.cuts = True, "", [200_000]
 
 
+def another_part_than_asked_for(server: Faulty) -> None:
+    cut_twice(server)
+    server.begins_again = True
+
+
 def busy_at_first(server: Faulty) -> None:
     server.statuses = [503, 429]
 
@@ -93,8 +98,10 @@ def changed_under_the_same_name(server: Faulty) -> None:
         cut_without_ranges,
         cut_known_by_date,
         cut_without_a_version,
+        another_part_than_asked_for,
         busy_at_first,
         changed_between,
+        changed_under_the_same_name,
     ],
 )
 def test_the_text_arrives_whole_whatever_fails_on_the_way(
@@ -114,6 +121,7 @@ def test_the_text_arrives_whole_whatever_fails_on_the_way(
         (lambda server: setattr(server, "statuses", [503] * 9), "answers 503"),
         (lambda server: setattr(server, "statuses", [404]), "answers 404"),
         (lambda server: setattr(server, "to", "file:///etc/passwd"), "is not allowed"),
+        (lambda server: setattr(server, "to", server.address), "would lead to an infinite loop$"),
         (lambda server: setattr(server, "to", "ftp://127.0.0.1/x"), "redirected from http to ftp"),
     ],
 )
@@ -161,6 +169,27 @@ def test_a_length_that_is_not_said_is_noted(server: Faulty) -> None:
     server.says_length = False
     read = read_texts([server.address], TextConfig())
     assert read.joined.encode() == BODY and "did not say how long it is" in " ".join(read.notes)
+
+
+LISTING = b"\xef\xbb\xbf<!-- made --> \n<!DOCTYPE HTML>\n<title>Index of /texts</title><ul><li><a href=a.txt>a.txt</a></ul>"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "noted"),
+    [
+        ("", LISTING, True),
+        ("text/plain", b"<html><head></head></html>", True),
+        ("text/html; charset=utf-8", b"  <p>a fragment</p>", True),
+        ("text/html", b"a text that a server calls so", False),
+        ("text/plain", b"<htmlish is a word, and <html> may be written about", False),
+        ("text/plain", b"<!-- x -->" * 400 + b"no end", False),
+    ],
+)
+def test_html_is_noted_each_time_it_is_read(server: Faulty, kind: str, body: bytes, noted: bool) -> None:
+    server.kind, server.body, server.conditional = kind, body, True
+    for _ in range(2):  # downloaded, and kept
+        notes = " ".join(read_texts([server.address], TextConfig()).notes)
+        assert ("text.txt: what was fetched is HTML, whose tags are read as text too" in notes) == noted
 
 
 @pytest.mark.parametrize("then", ["the same", "changed", "damaged"])

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.config import TextConfig, TrainingConfig
+from charlm.config import TrainingConfig
 from charlm.data.corpus import Corpus
 from charlm.data.load import Loaded
 from charlm.data.prepare import prepare
+from charlm.data.text_config import TextConfig
 from charlm.training.events import Evaluated, Event, Planned, Stepped
 from charlm.training.guards import COOLDOWN_GAIN
 from charlm.training.launch import extend_by_steps, start_run

@@ -138,6 +138,18 @@ def test_what_was_forgotten_is_what_both_models_say_of_the_same_windows(
     assert kept["run"] == "old" and kept["forgotten"] == last.forgotten and kept["step"] == 12
 
 
+def test_each_model_scores_the_old_text_by_its_own_ids(tmp_path: Path) -> None:
+    """The old held-out text has bytes that training never saw, whose new ids lie beyond the old model's."""
+    old = prepare(TEXT + 40 * "é", TextConfig())
+    run = trained(tmp_path, old)
+    _, session = gone_on(run, "".join(chr(0x4E00 + i * i % 600) for i in range(3000)))
+    assert session.parent_text is not None
+    first, _ = session.parent_text.score(0, session.predictor, None)
+    again = predictor_of(read_snapshot(run, "latest"))
+    wanted = score_slice(again, old.held_out, session.parent_text.part, rule=session.parent_text.rule)
+    assert wanted and first.before == pytest.approx(wanted.nats_per_char, abs=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["plain", "ngram_embeddings", "counts"])
 def test_cut_off_and_resumed_it_ends_as_one_that_never_was(tmp_path: Path, corpus: Corpus, kind: str) -> None:
     run = trained(tmp_path, corpus, kind)

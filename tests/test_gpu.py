@@ -13,7 +13,7 @@ from benchmarks import gpu as benchmark
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.data.corpus import Corpus
 from charlm.errors import ResourceError, UsageError
-from charlm.ngram.build import build
+from charlm.ngram.build import TrainingPrior, build
 from charlm.ngram.device_rows import DeviceNgrams
 from charlm.training import batches, device, optimizer, session, step, trainer
 from charlm.training.events import Event, LeftDevice, Planned, Stepped
@@ -114,6 +114,17 @@ def test_rows_of_the_prior_are_looked_up_without_the_host() -> None:
             held = getattr(level, name)
             object.__setattr__(level, name, None if held is None else held.to("meta"))
     assert ngrams.log_rows(torch.zeros(2, 10, dtype=torch.long, device="meta")).shape == (2, 7, 5)
+
+
+def test_before_a_text_stands_its_boundary_whatever_type_holds_its_ids(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The boundary is the number of symbols, 300, which would be 44 in a byte."""
+    ids, folds = np.arange(200, dtype=np.uint8), np.array([0, 100, 200])
+    prior = TrainingPrior(build(ids, 300, 3, memory=1 << 24, folds=folds).model, ids, folds)
+    monkeypatch.setattr(DeviceNgrams, "log_rows", lambda self, contexts, folds: contexts)
+    found = batches._LookedUp(prior, torch.device("cpu")).after(np.array([0]), 4)
+    assert found.tolist() == [[*[300] * prior.model.order, 0, 1, 2, 3]]
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)

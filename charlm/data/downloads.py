@@ -7,6 +7,7 @@ SHA-256, and an attempt that was cut off leaves `partial` and `partial.json` for
 import errno
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -35,6 +36,16 @@ RECORDED_EVERY = 64 << 20
 HASHED_WHOLE = 64 << 20
 """Bytes up to which the hash of a cached copy is checked before each use; of a larger one only the size is."""
 MOST_FACTS = 1 << 20
+HTML = (
+    "what was fetched is HTML, whose tags are read as text too; if it is a list of files or asks to log in, give the "
+    "address of the text itself"
+)
+_BEGINS_HTML = re.compile(
+    rb"(\xef\xbb\xbf)?(\s|<!--((?!-->).)*-->|<\?xml[^>]*>)*<(!doctype\s+html|html)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_HEAD = 1 << 12
+"""Bytes that tell whether a file is HTML."""
 _FACTS, _PARTIAL, _BEGUN = "download.json", "partial", "partial.json"
 
 
@@ -57,6 +68,7 @@ class Downloaded:
     size: int
     sha256: str
     fetched: float  # seconds since 1970
+    is_html: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +91,8 @@ class Downloader:
         """`asks`: ask the server whether a cached copy has changed. `verify`: check the hash of large copies too."""
         self._watch, self._asks, self._verify = watch, asks, verify
 
-    def fetch(self, address: Address) -> str | None:
-        """Download an address unless the cached copy is up to date. Return a note for the user, if any.
+    def fetch(self, address: Address) -> list[str]:
+        """Download an address unless the cached copy is up to date. Return notes for the user.
 
         Raises TextError where it cannot be read, ResourceError where the cache cannot keep it.
         """
@@ -102,14 +114,14 @@ class Downloader:
         """Whether there is a cached copy that will be used without asking the server."""
         return not self._asks and _read(_folder(address.name), whole=False) is not None
 
-    def _fetch(self, address: Address, folder: Path) -> str | None:
+    def _fetch(self, address: Address, folder: Path) -> list[str]:
         kept = _read(folder, whole=self._verify)
         if kept is not None and not self._asks:
-            return None
+            return []
         shown = one_line(address.name)
         if address.is_withheld:
             if kept is not None:
-                return None
+                return []
             raise TextError(
                 f"{shown} is not in the cache; its query was not kept, because it may hold a secret: name the whole "
                 "address again, with --text where it is the text of a run"
@@ -119,15 +131,15 @@ class Downloader:
         except NotReceived as error:
             if kept is not None and error.passing:
                 day = datetime.fromtimestamp(kept.fetched).isoformat(" ", "minutes")
-                return (
+                return [
                     f"charlm could not ask whether it has changed ({error}); reading the copy fetched {day}"
-                )
+                ]
             raise TextError(f"{shown} could not be downloaded: {error}") from None
 
     def _download(
         self, remote: RemoteFile, address: Address, folder: Path, kept: Downloaded | None
-    ) -> str | None:
-        """Download the file into the folder, resuming an earlier attempt. Return a note for the user, if any."""
+    ) -> list[str]:
+        """Download the file into the folder, resuming an earlier attempt. Return notes for the user."""
         begun = _facts(folder / _BEGUN, Begun)
         with files.continuing(folder / _PARTIAL, 0 if begun is None else begun.synced) as file:
 
@@ -143,24 +155,33 @@ class Downloader:
                 file,
                 self._watch,
                 version=None if begun is None else begun.version,
+                size=None if begun is None else begun.size,
                 kept=None if kept is None else kept.version,
                 record=record,
             )
             if answer is not None:
-                sha256, size = _digest(file), file.seek(0, os.SEEK_END)
-        note = None
+                sha256, size, is_html = _digest(file), file.seek(0, os.SEEK_END), _is_html(file, answer)
+        notes = []
         if answer is not None:
             new = Downloaded(
-                address=address.name, version=answer.version, size=size, sha256=sha256, fetched=time()
+                address=address.name,
+                version=answer.version,
+                size=size,
+                sha256=sha256,
+                fetched=time(),
+                is_html=is_html,
             )
             files.put_in_place(folder / _PARTIAL, folder / sha256)
             files.replace(folder / _FACTS, dump_json(to_json(new)))
             if kept is not None and kept.sha256 != sha256:
                 (folder / kept.sha256).unlink(missing_ok=True)
             if answer.size is None:
-                note = "its server did not say how long it is, so a connection cut too early would not be noticed"
+                notes.append(
+                    "its server did not say how long it is, so a connection cut too early would not be noticed"
+                )
+            kept = new
         _forget_partial(folder)
-        return note
+        return [*notes, HTML] if kept is not None and kept.is_html else notes
 
 
 def receive(
@@ -169,11 +190,12 @@ def receive(
     watch: Watch,
     *,
     version: str | None = None,
+    size: int | None = None,
     kept: str | None = None,
     most: int | None = None,
     record: Callable[[Answer, int], None] = lambda answer, done: None,
 ) -> Answer | None:
-    """Download a remote file into `file`, resuming after what it already has of `version`. Return the last answer.
+    """Download a remote file into `file`, resuming after what it already has of the `version` of that `size`. Return the last answer.
 
     None if `file` is empty and the remote file is still the version `kept`. An attempt that is cut off is resumed.
     `record` is called with the bytes written when an attempt begins and ends, and in between. Raises NotReceived when
@@ -187,11 +209,14 @@ def receive(
             answer = remote.open(done, version) if goes_on else remote.open(0, None if done else kept)
             if answer is None:
                 return None
+            if answer.start and size is not None and answer.size != size:
+                answer = remote.open(0, None)  # of that name is another file now
+                assert answer is not None, "nothing is kept"
             if answer.start != done:
                 done = answer.start
                 file.seek(done)
                 file.truncate()
-            version = answer.version
+            version, size = answer.version, answer.size
             _write(file, answer, watch, most, record)
             return answer
         except NotReceived as error:
@@ -303,6 +328,13 @@ def _read(folder: Path, *, whole: bool) -> Downloaded | None:
             return kept if _digest(file) == kept.sha256 else None
     except OSError:
         return None
+
+
+def _is_html(file: IO[bytes], answer: Answer) -> bool:
+    """Is a file HTML by its first bytes, or by those and its server? Some servers call every text so."""
+    file.seek(0)
+    head = file.read(_HEAD)
+    return _BEGINS_HTML.match(head) is not None or (answer.is_html and head.lstrip().startswith(b"<"))
 
 
 def _digest(file: IO[bytes]) -> str:

@@ -26,6 +26,7 @@ TIMEOUT = 30.0
 """Seconds without an answer after which an attempt is given up."""
 LIBRARIES = {"s3": "s3fs", "gcs": "gcsfs", "hf": "huggingface_hub"}
 """The package of each extra."""
+_HTML = ("text/html", "application/xhtml+xml")
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 """HTTP status codes after which another attempt may succeed."""
 
@@ -45,6 +46,7 @@ class Answer:
     start: int
     size: int | None  # of the whole file, in bytes, where that is known
     version: str | None  # changes whenever the content does; None where nothing tells
+    is_html: bool = False  # by what the server says
     pieces: Iterator[bytes]
 
 
@@ -87,7 +89,10 @@ class WebFile:
                 return None
             if error.code == 416 and start:
                 return self.open(0, None)
-            why = f"the server answers {error.code} {error.reason}"
+            reason = (
+                str(error.reason).partition("\n")[0].rstrip(".")
+            )  # of a redirect that leads nowhere it is two lines
+            why = f"the server answers {error.code} {reason}"
             raise NotReceived(why, passing=error.code in _BUSY) from None
         except (OSError, HTTPException, ValueError, OverflowError) as error:
             raise self._broken(error) from None
@@ -98,14 +103,18 @@ class WebFile:
         wrong = None
         if encoding not in ("", "identity"):
             wrong = f"the server used an encoding that charlm did not request ({encoding})"
-        elif answer.status == 206 and (size is None or not start):
+        elif answer.status == 206 and start and size is None:
+            answer.close()
+            return self.open(0, None)
+        elif answer.status == 206 and not start:
             wrong = "the server answered with another part of the file than was requested"
         if wrong is not None or (not start and version is not None and found == version):
             answer.close()
             if wrong is not None:
                 raise NotReceived(wrong, passing=False)
             return None
-        return Answer(start=first, size=size, version=found, pieces=self._pieces(answer))
+        is_html = headers.get_content_type() in _HTML
+        return Answer(start=first, size=size, version=found, is_html=is_html, pieces=self._pieces(answer))
 
     def _request(self, start: int, version: str | None) -> "Request":
         from urllib.request import Request

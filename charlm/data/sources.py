@@ -398,8 +398,7 @@ class _Search:
         for name in [address.name] if listed is None else listed:
             file = address if listed is None else address_of(name)
             assert file is not None, "what a store lists are addresses"
-            note = self._downloader.fetch(file)
-            self.notes += [] if note is None else [(name, note)]
+            self.notes += [(name, note) for note in self._downloader.fetch(file)]
         return [address.name] if listed is None else listed
 
     def _listed(self, address: Address) -> list[str] | None:

@@ -28,14 +28,10 @@ END_PIECE = "<|endoftext|>"
 class PlainDecoder:
     """A decoder to export, with its run's weights, vocabulary and temperature."""
 
+    name: str  # of the run's folder: files are named by it, and run.json may hold anything
     snapshot: Snapshot
     shape: Qwen3Shape
     temperature: float
-
-    @property
-    def name(self) -> str:
-        """The name of the run."""
-        return self.snapshot.run.name
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -79,7 +75,7 @@ def plain_decoder(run: "Run") -> PlainDecoder:
         )
     v, mixture = snapshot.vocabulary, snapshot.mixture
     shape = Qwen3Shape.of(snapshot.model_config, v.n_symbols, v.n_ids)
-    return PlainDecoder(snapshot, shape, (mixture.temperature if mixture else None) or 1.0)
+    return PlainDecoder(run.name, snapshot, shape, (mixture.temperature if mixture else None) or 1.0)
 
 
 def why_not_plain(snapshot: Snapshot) -> str | None:

@@ -25,8 +25,13 @@ def check_destination(folder: Path) -> None:
         raise UsageError(f"-o {shown}: an export is a folder of several files; leave out the {folder.suffix}")
     if os.path.lexists(folder) and not _is_empty(folder):
         raise UsageError(f"-o {shown} exists already; give another name, or remove it")
-    if not folder.absolute().parent.is_dir():
+    above = folder.absolute().parent
+    if not above.is_dir():
         raise UsageError(f"-o {shown} is in a folder that does not exist; create it, or name another")
+    if not os.access(above, os.W_OK):
+        raise UsageError(f"-o {shown} is in a folder that cannot be written; name another")
+    if (above / "run.json").exists():
+        raise UsageError(f"-o {shown} is in the folder of a run, which only training writes to; name another")
 
 
 def export(decoder: PlainDecoder, folder: Path, config: ExportConfig) -> int:

@@ -55,7 +55,8 @@ class Packing:
         """
         first, fits = start - digits + 1, self.fits(digits)
         row = np.full(stop - first, self.n_symbols, dtype=np.uint64 if fits else self.digit_type)
-        np.minimum(symbols[max(0, first) : stop], self.n_symbols, out=row[max(0, -first) :], casting="unsafe")
+        most = min(self.n_symbols, np.iinfo(symbols.dtype).max)  # the boundary may not fit what holds the ids
+        np.minimum(symbols[max(0, first) : stop], most, out=row[max(0, -first) :], casting="unsafe")
         if fits:
             keys: Keys = self._packed(row, digits)
         else:

@@ -227,7 +227,7 @@ class KneserNey:
         offsets = np.arange(-self.order, T)
         at = starts[:, None] + offsets  # (B, order + T)
         inside = (at >= 0) & (at < len(ids)) & (offsets >= -before)
-        read = np.where(inside, ids[np.clip(at, 0, len(ids) - 1)], V)
+        read = np.where(inside, ids[np.clip(at, 0, len(ids) - 1)], np.int64(V))  # V may not fit their type
         contexts, fold = self.contexts(read)[:, self.order :].reshape(B * T, -1), None
         if folds is not None:
             fold = np.searchsorted(folds[1:-1], at[:, self.order :].reshape(-1) + 1, side="right")

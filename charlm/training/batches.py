@@ -79,7 +79,7 @@ class _LookedUp:
         prior, K, V = self._prior, self._ngrams.order, self._ngrams.n_symbols
         at = starts[:, None] + np.arange(-K, T)
         inside = (at >= 0) & (at < len(prior.train))
-        ids = np.where(inside, prior.train[np.clip(at, 0, len(prior.train) - 1)], V).astype(np.int64)
+        ids = np.where(inside, prior.train[np.clip(at, 0, len(prior.train) - 1)], np.int64(V))
         folds = np.searchsorted(prior.folds[1:-1], at[:, K:] + 1, side="right")
         sent = send(torch.from_numpy(np.concatenate((ids, folds), axis=1)), self._device)
         return self._ngrams.log_rows(sent[:, : K + T], sent[:, K + T :])

@@ -25,7 +25,7 @@ from charlm.inference.context import ContextRule
 from charlm.inference.members import predictor_of
 from charlm.model.transformer import grow_vocabulary
 from charlm.settings import settings_of
-from charlm.strict_json import from_json, read_as
+from charlm.strict_json import read_as
 from charlm.terminal import one_line
 from charlm.training.held_out import ParentText
 from charlm.training.plan import PLAN_FILE, Plan
@@ -65,11 +65,11 @@ class Parent:
     """A checkpoint to fine-tune, and the text of its run if that still exists."""
 
     name: str
-    snapshot: Snapshot
+    snapshot: Snapshot  # of the transformer that is fine-tuned
+    whole: Snapshot  # of the run, with all that it predicts with: its other members and its calibration
     weights_sha256: str
     corpus: Corpus | None
     gone: str  # why the text is missing; empty if it is not
-    members: int = 1  # of the run, of which the first one is fine-tuned
     counted: bool = False  # whether the new run's prior counts the parent's text too
 
     @classmethod
@@ -94,9 +94,8 @@ class Parent:
 
         Raises CheckpointError if it is damaged, UsageError for an n-gram model.
         """
-        snapshot = read_chosen(run, which)
-        members = 1 + len(snapshot.earlier)
-        snapshot = snapshot.single()
+        whole = read_chosen(run, which)
+        snapshot = whole.single()
         if snapshot.model_config.is_ngram:
             raise UsageError(
                 f"{run.name} is an n-gram model, which has no weights to fine-tune; train one on both texts instead: "
@@ -105,7 +104,7 @@ class Parent:
         manifest = read_manifest(run.folder(snapshot.step))
         weights = manifest.weights_sha256
         corpus, gone = _corpus_or_why(snapshot, moved)
-        return cls(run.path.name, snapshot, weights, corpus, gone, members)
+        return cls(run.path.name, snapshot, whole, weights, corpus, gone)
 
     @classmethod
     def load_exported(cls, folder: Path, which: str | None, moved: Moved | None = None) -> "Parent":
@@ -113,12 +112,18 @@ class Parent:
 
         Its text is searched for in the cache and where it `moved` to. Raises CheckpointError, UsageError for another `which`.
         """
-        snapshot, weights = read_exported(folder)
-        if which not in (None, str(snapshot.step)):
+        whole, weights = read_exported(folder)
+        if which not in (None, str(whole.step)):
             raise UsageError(
-                f"{one_line(str(folder))} has no checkpoint {one_line(which or '')}; it has step {snapshot.step} alone"
+                f"{one_line(str(folder))} has no checkpoint {one_line(which or '')}; it has step {whole.step} alone"
             )
-        return cls(str(folder), snapshot, weights, *_corpus_or_why(snapshot, moved))
+        snapshot = whole.single()
+        return cls(str(folder), snapshot, whole, weights, *_corpus_or_why(snapshot, moved))
+
+    @property
+    def members(self) -> int:
+        """Transformers of the run, of which the first one is fine-tuned."""
+        return 1 + len(self.whole.earlier)
 
     @property
     def text(self) -> TextConfig:
@@ -214,7 +219,7 @@ def _spans(facts: CorpusFacts, text: TextConfig) -> Spans | None:
         return None
     if facts.inherited_split is None:
         return Split.of(facts.chars, facts.chars, text).spans
-    spans = from_json(InheritedSplit, facts.inherited_split).spans
+    spans = read_as(InheritedSplit, facts.inherited_split, "the division of its text").spans
     return {name: [(a, b) for a, b in spans[name] if b <= facts.chars] for name in spans}
 
 
@@ -352,8 +357,9 @@ def load_parent_weights(session: TransformerSession, parent: Parent) -> None:
     session.load_weights(weights)
     if parent.corpus is not None and session.ranks.is_first:
         text = _parent_text(session, parent.corpus)
-        predictor = predictor_of(snapshot, device=session.device)
-        session.parent_text = replace(text, parent=predictor) if text.part.chunks else None
+        predictor = predictor_of(parent.whole, device=session.device)
+        text = replace(text, parent=predictor, parent_ids=parent.corpus.held_out)
+        session.parent_text = text if text.part.chunks else None
 
 
 def reload_parent_text(session: TransformerSession, warn: Callable[[str], None]) -> None:

@@ -153,17 +153,18 @@ class ParentText:
     part: Slice
     rule: ContextRule
     parent: Predictor | None = None  # that run's predictor, needed before the first step only
+    parent_ids: TextIds | None = None  # the text in that run's own vocabulary
 
     def score(
         self, step: int, predictor: Predictor, first: ParentLoss | None
     ) -> tuple[Remembered, ParentLoss]:
         """Score the text at a step, to measure forgetting. Without a `first` score, the parent's model is scored too."""
         started, final = perf_counter(), first is not None
-        now = self._score(predictor)
+        now = self._score(predictor, self.ids)
         seconds = perf_counter() - started
         if first is None:
-            assert self.parent is not None
-            before = self._score(self.parent)
+            assert self.parent is not None and self.parent_ids is not None
+            before = self._score(self.parent, self.parent_ids)
             first = ParentLoss(
                 step=step,
                 run=self.run,
@@ -190,7 +191,7 @@ class ParentText:
         shared = {field.name: getattr(loss, field.name) for field in fields(OldTextLoss)}
         return Remembered(**shared, final=final, seconds=seconds), loss
 
-    def _score(self, predictor: Predictor) -> Estimate:
-        estimate = score_slice(predictor, self.ids, self.part, rule=self.rule)
+    def _score(self, predictor: Predictor, ids: TextIds) -> Estimate:
+        estimate = score_slice(predictor, ids, self.part, rule=self.rule)
         assert estimate is not None
         return estimate

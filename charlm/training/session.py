@@ -123,7 +123,7 @@ class Session:
             event, self.state.parent_loss = self.parent_text.score(
                 self.state.step, self.pooled(), self.state.parent_loss
             )
-        self.parent_text = replace(self.parent_text, parent=None)  # the parent may be large
+        self.parent_text = replace(self.parent_text, parent=None, parent_ids=None)  # these may be large
         yield event
 
     def pooled(self) -> Predictor:

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ import charlm as api
 from charlm import files
 from charlm.checkpoint.exported import read_exported
 from charlm.evaluation.score import score_text
+from charlm.export.decoder import plain_decoder
+from charlm.export.gguf import write_gguf
 from charlm.inference.members import predictor_of
 from tests.cli.conftest import Charlm, charlm
 from tests.cli.models import TEXT, UNSEEN, Models
@@ -58,6 +61,15 @@ def test_nothing_is_overwritten(models: Models) -> None:
     assert {path: path.read_bytes() for path in Path("kept").iterdir()} == before
 
 
+def test_files_are_named_by_the_folder_of_the_run(models: Models) -> None:
+    """What run.json says is no place to write to."""
+    run = api.load("plain", checkpoints=models.root("plain"))
+    run.snapshot.run = replace(run.snapshot.run, name="../../elsewhere")
+    with files.building(Path("out")) as folder:
+        write_gguf(plain_decoder(run), folder)
+    assert sorted(path.name for path in Path("out").iterdir()) == ["Modelfile", "plain.gguf"]
+
+
 def test_what_cannot_be_written_leaves_nothing(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     models.root("plain")
 
@@ -83,12 +95,22 @@ def _interrupt(path: Path, data: bytes) -> None:
         (("--to", "tensorflow"), "allowed: hf, gguf, onnx"),
         (("--to", "hf", "--dtype", "f16"), "--dtype f16 has no effect with --to hf"),
         (("--to", "gguf", "-o", "nowhere/out"), "-o nowhere/out is in a folder that does not exist"),
+        (("--to", "gguf", "-o", "kept/out"), "-o kept/out is in a folder that cannot be written"),
+        (("--to", "gguf", "-o", "run/out"), "-o run/out is in the folder of a run"),
         (("--to", "gguf", "-o", "poems.gguf"), "an export is a folder of several files"),
         (("--to", "gguf", "-o", "-"), "-o -: an export is a folder of several files"),
         (("--to", "gguf", "--checkpoint", "77"), "77"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(models: Models, words: tuple[str, ...], said: str) -> None:
+def test_what_cannot_be_is_one_sentence(
+    models: Models, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
+) -> None:
+    Path("kept").mkdir()
+    Path("run").mkdir()
+    Path("run/run.json").touch()
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: Path(path).name != "kept"
+    )  # as root all can be written
     refused = models("plain", "export", *words)
     assert refused.code == 2 and said in refused.err.replace("\n", " "), refused.err
 
@@ -166,6 +188,24 @@ def test_training_goes_on_from_a_folder_as_from_its_run(models: Models, charlm: 
     assert charlm("resume", "after-out", "--checkpoints", "mine", "--steps", "2", "-q").code == 0
 
 
+def test_before_its_first_step_a_run_and_its_folder_are_the_same_calibrated_model(charlm: Charlm) -> None:
+    Path("old.txt").write_text(TEXT)
+    Path("new.txt").write_text(UNSEEN)
+    rest = ("--threads", "1", "-q")
+    words = ("--plain", "--reserved-chars", "2000", "--steps", "9", "--learning-rate", "0.1")
+    assert charlm("train", "old.txt", *words, *TINY, *rest, "--run", "old").code == 0
+    assert charlm("export", "old", "--to", "hf", "-o", "out").code == 0
+    found = []
+    for origin in ("old", "out"):
+        made = charlm("train", "new.txt", "--from", origin, "--steps", "1", "--run", f"after-{origin}", *rest)
+        assert made.code == 0, made.err
+        found.append(charlm("info", f"after-{origin}", "--json").json["old_text"])
+    old = charlm("info", "old", "--json").json
+    assert abs(old["calibration"]["temperature"] - 1) > 0.01
+    assert [each["before"] for each in found] == pytest.approx([old["nats_per_char"]] * 2, abs=1e-5)
+    assert found[0]["begun"] == pytest.approx(found[1]["begun"], abs=1e-5)
+
+
 def _json(name: str, **values: object) -> Callable[[Path], object]:
     """A change of values in a JSON file of the folder."""
 
@@ -174,6 +214,11 @@ def _json(name: str, **values: object) -> Callable[[Path], object]:
         path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **values}))
 
     return change
+
+
+def _corpus_of(folder: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((folder / "charlm.json").read_text("utf-8"))["corpus"]
+    return found
 
 
 def _trained(folder: Path) -> None:
@@ -202,6 +247,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "`model_type` is 'mine'",
     ),
     "not ours": (lambda folder: (folder / "charlm.json").unlink(), "has no charlm.json"),
+    "no division": (
+        lambda folder: _json("charlm.json", corpus=_corpus_of(folder) | {"inherited_split": {}})(folder),
+        "the division of its text is damaged: missing fields in it: 'begins', 'found', 'spans'",
+    ),
     "a later format": (_json("charlm.json", format=9), "has format 9"),
     "an unknown field": (_json("charlm.json", more=1), "unknown fields in it: 'more'"),
     "no number": (

@@ -1,5 +1,6 @@
 """What onnxruntime computes: our distribution, at every length, with a cache and without."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,3 +40,27 @@ def test_the_graph_predicts_what_we_predict(tmp_path: Path) -> None:
             pieces.append(logits)
         assert keys.shape[3] == T
         assert np.abs(np.concatenate(pieces, axis=1) - found).max() < 1e-4
+
+
+def test_the_documentation_s_examples_predict_what_we_predict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decoder = decoder_of(vocabularies()["plain"])
+    root = Path(__file__).parents[2]
+    for name in ("poems-onnx", "onnx"):
+        (tmp_path / name).mkdir()
+        write_onnx(decoder, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    wanted = logits_of(decoder, torch.from_numpy(decoder.vocabulary.encode("The")[None]))[0, -1]
+    page = re.search(
+        r"```python\n([^`]*poems-onnx/model[^`]*)```", (root / "docs/export.md").read_text("utf-8")
+    )
+    line = re.search(r'python -c "(.*onnx/model.*)"', (root / "README.md").read_text("utf-8"))
+    assert page and line
+    made, short = dict[str, Any](), dict[str, Any]()
+    exec(page[1], made)
+    assert np.abs(made["logits"][0, -1, : len(wanted)] - wanted.numpy()).max() < 1e-4
+    assert made["keys"].shape[3] == 3, "nothing stands before the prompt"
+    exec(line[1], short)
+    assert short["p"].shape[3] == 0
+    assert eval(capsys.readouterr().out) == decoder.vocabulary.decode(wanted.argmax()[None].numpy())

@@ -102,7 +102,8 @@ def decoder_of(
             text=TextConfig(documents=documents),
         ),
     )
-    return PlainDecoder(snapshot, Qwen3Shape.of(config, vocabulary.n_symbols, vocabulary.n_ids), TEMPERATURE)
+    shape = Qwen3Shape.of(config, vocabulary.n_symbols, vocabulary.n_ids)
+    return PlainDecoder("toy", snapshot, shape, TEMPERATURE)
 
 
 def predictor_of(decoder: PlainDecoder) -> TransformerPredictor:
