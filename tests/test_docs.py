@@ -257,7 +257,7 @@ def documented_keys(section: str) -> set[str]:
 
 def test_the_keys_of_the_json_are_those_documented(folder: Path) -> None:
     assert output_of(["charlm", "train", "corpus.txt", "--steps", STEPS])[0] == 0
-    assert documented_keys("eval --json") == set(charlm_json("eval")[0]) - {"schema", "prior_order"}
+    assert documented_keys("eval --json") == set(charlm_json("eval")[0]) - {"schema"}
     code, out, err = output_of(
         ["charlm", "surprisal", "chapter.txt", "--by", "line", "--groups", "blank-line", "--format", "jsonl"]
     )
