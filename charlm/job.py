@@ -79,7 +79,7 @@ class TrainingJob:
         if finished is not None:
             best, steps = session.state.early_stopping.best_step, session.plan.total_steps
             self.last = Finished(step=session.state.step, reason=finished, best_step=best, total_steps=steps)
-        self.complete: bool = self.ranks.share(self._is_complete)
+        self.complete: bool = self.ranks.broadcast_object(self._is_complete)
         """Whether nothing is left to do, not even the report."""
         alone = self.ranks.is_first and not self.complete
         self.baseline = self._measure_baseline() if alone else None
@@ -149,7 +149,7 @@ class TrainingJob:
         if self.deadline is not None:  # the closing evaluation scores the baseline too
             scoring = 0.0 if self.baseline is None else self.baseline.seconds
             reserve = self.deadline.reserve + min(scoring, BASELINE_CLOSING_SHARE * self.deadline.budget)
-            self.deadline.reserve = self.ranks.share(lambda: reserve)
+            self.deadline.reserve = self.ranks.broadcast_object(lambda: reserve)
         self.ranks.agree()
         trainer = Trainer(session, self.folder, self.deadline, baseline)
         if not self.ranks.is_first:
@@ -263,7 +263,7 @@ def _new_folder(request: TrainRequest, *, shared_name: bool) -> RunFolder:
         ranks.remember_run(made[0].path.name)
         return made[0].path.name
 
-    name = ranks.share(make)
+    name = ranks.broadcast_object(make)
     return made[0] if made else RunFolder(request.root / name)
 
 
@@ -319,7 +319,10 @@ def _pace(session: Session, budget: float | None, started: float) -> Deadline | 
     afterwards = report_seconds(session.corpus, budget, session.plan.total_steps)
     ranks = current()
     return Deadline(
-        budget=budget, at=ranks.share(lambda: started) + budget, reserve=afterwards, clock=ranks.clock
+        budget=budget,
+        at=ranks.broadcast_object(lambda: started) + budget,
+        reserve=afterwards,
+        clock=ranks.clock,
     )
 
 

@@ -107,7 +107,7 @@ def _find(name: str | None, root: Path, ranks: "Ranks | None") -> RunFolder:
 
     if ranks is None:
         return find_run(name, root, MESSAGES)
-    return RunFolder(Path(ranks.share(lambda: str(find_run(name, root, MESSAGES).path))))
+    return RunFolder(Path(ranks.broadcast_object(lambda: str(find_run(name, root, MESSAGES).path))))
 
 
 def _finish(training: "TrainingJob", as_json: bool) -> None:

@@ -230,7 +230,7 @@ def _begun(request: TrainRequest, ranks: "Ranks | None") -> "RunFolder | None":
     from charlm.checkpoint.run_folder import RunFolder  # here: it is slow to import
 
     name = request.run
-    begun = ranks.share(lambda: begun_run(request.root, name) is not None)
+    begun = ranks.broadcast_object(lambda: begun_run(request.root, name) is not None)
     return RunFolder(request.root / name) if begun else None
 
 
@@ -267,7 +267,7 @@ def _resume(
             return False
         return True
 
-    if not (look() if ranks is None else ranks.share(look)):
+    if not (look() if ranks is None else ranks.broadcast_object(look)):
         return
     training = reopen(
         run,

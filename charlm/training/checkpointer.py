@@ -54,4 +54,4 @@ class Checkpointer:
 
         if isinstance(session, TransformerSession):
             session.optimizer.gather()
-        return dict(session.ranks.share(write))
+        return dict(session.ranks.broadcast_object(write))

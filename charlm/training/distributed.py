@@ -48,7 +48,7 @@ class Ranks:
     """This process among the ranks. Methods that communicate must be called by all ranks, in the same order."""
 
     place: Place = field(default_factory=Place)
-    talks: bool = False  # whether there is a process group; a trial has none, only rows
+    is_distributed: bool = False  # whether there is a process group; a trial has none, only rows
     watch: RankWatch | None = None
     shards: bool = False  # whether weights, gradients and optimizer state are divided over the ranks
     now: float = 0.0  # rank 0's clock when the ranks last agreed
@@ -74,13 +74,13 @@ class Ranks:
         """The rows of each batch that this rank reads."""
         return slice(self.rank, None, self.size)
 
-    def apart(self) -> "Ranks":
+    def without_others(self) -> "Ranks":
         """Return this rank without the others but with as many rows, to time a step of one rank."""
         return Ranks(replace(self.place, rank=0)) if self.size > 1 else self
 
     def clock(self) -> float:
         """Return rank 0's clock when the ranks last agreed, so that all decide alike; alone, the current time."""
-        return self.now if self.talks else perf_counter()
+        return self.now if self.is_distributed else perf_counter()
 
     def time(self) -> float:
         """Return rank 0's clock now; alone, the current time."""
@@ -89,107 +89,107 @@ class Ranks:
 
     def agree(self, stop: Stop | None = None) -> str | None:
         """Agree on rank 0's time and on whether any rank was told to stop; return the name of the signal."""
-        if not self.talks:
+        if not self.is_distributed:
             return None if stop is None else stop.reason
         reason = None if stop is None else stop.reason
         told = 0 if reason is None else NUMBERS.get(reason, 0)
         both = torch.tensor([perf_counter() if self.is_first else -1.0, told], dtype=torch.float64)
-        self._all_reduce(both, dist.ReduceOp.MAX)
+        self._reduce(both, dist.ReduceOp.MAX)
         self.now, number = both.tolist()
         names = {number: name for name, number in NUMBERS.items()}
         return names.get(int(number))
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         """Sum a tensor over all ranks, in place."""
-        if self.talks:
-            self._all_reduce(tensor, dist.ReduceOp.SUM)
+        if self.is_distributed:
+            self._reduce(tensor, dist.ReduceOp.SUM)
         return tensor
 
-    def begin_sum(self, tensor: Tensor) -> "Work":
+    def start_all_reduce(self, tensor: Tensor) -> "Work":
         """Start an all-reduce of a tensor, in place; it may not be touched until the work is done."""
         self._count("all_reduce", tensor)
-        with self.talking():
+        with self.communicating():
             return Work(self, dist.all_reduce(tensor, async_op=True))
 
-    def begin_scattered_sum(self, own: Tensor, of_ranks: Tensor) -> "Work":
+    def start_reduce_scatter(self, own: Tensor, of_ranks: Tensor) -> "Work":
         """Start a reduce-scatter of `of_ranks` (size, ...); this rank's part of the sum goes to `own`."""
         self._count("reduce_scatter", of_ranks)
-        with self.talking():
+        with self.communicating():
             return Work(self, dist.reduce_scatter(own, list(of_ranks), async_op=True))
 
-    def begin_gather(self, of_ranks: Tensor) -> "Work":
+    def start_all_gather(self, of_ranks: Tensor) -> "Work":
         """Start an all-gather into `of_ranks` (size, ...), in which this rank has filled its own part."""
         self._count("all_gather", of_ranks)
-        with self.talking():
+        with self.communicating():
             return Work(self, dist.all_gather(list(of_ranks), of_ranks[self.rank].clone(), async_op=True))
 
-    def spread(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
         """Broadcast the tensors of rank 0, in place."""
-        for tensor in tensors if self.talks else ():
-            with self.talking():
+        for tensor in tensors if self.is_distributed else ():
+            with self.communicating():
                 dist.broadcast(tensor.detach(), 0)
 
-    def share_bytes(self, make: Callable[[], bytes]) -> bytes:
+    def broadcast_bytes(self, make: Callable[[], bytes]) -> bytes:
         """Return the bytes that rank 0 makes, on all ranks."""
-        if not self.talks:
+        if not self.is_distributed:
             return make()
         data = make() if self.is_first else b""
         size = torch.tensor([len(data)])
-        self.spread([size])
+        self.broadcast([size])
         sent = (
             torch.frombuffer(bytearray(data), dtype=torch.uint8)
             if data
             else torch.empty(0, dtype=torch.uint8)
         )
         room = sent if self.is_first else torch.empty(int(size), dtype=torch.uint8)
-        self.spread([room] if len(room) else [])
+        self.broadcast([room] if len(room) else [])
         return room.numpy().tobytes()
 
-    def share(self, make: Callable[[], Any], *, together: bool = False) -> Any:
+    def broadcast_object(self, make: Callable[[], Any], *, together: bool = False) -> Any:
         """Return the JSON value that rank 0 makes, on all ranks. `together`: making it takes all ranks."""
-        if not self.talks:
+        if not self.is_distributed:
             return make()
         made = make() if self.is_first or together else None
-        return json.loads(self.share_bytes(lambda: json.dumps(made).encode()))
+        return json.loads(self.broadcast_bytes(lambda: json.dumps(made).encode()))
 
-    def share_files(self, make: Callable[[], Mapping[str, bytes]]) -> dict[str, bytes]:
+    def broadcast_files(self, make: Callable[[], Mapping[str, bytes]]) -> dict[str, bytes]:
         """Return the files that rank 0 makes, on all ranks."""
-        if not self.talks:
+        if not self.is_distributed:
             return dict(make())
         files = dict(make()) if self.is_first else {}
-        names = self.share(lambda: list(files))
-        return {name: self.share_bytes(lambda name=name: files[name]) for name in names}  # type: ignore[misc]
+        names = self.broadcast_object(lambda: list(files))
+        return {name: self.broadcast_bytes(lambda name=name: files[name]) for name in names}  # type: ignore[misc]
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         """Return the JSON values of all ranks, in rank order."""
-        if not self.talks:
+        if not self.is_distributed:
             return [value]
         data = json.dumps(value).encode()
         sizes = torch.zeros(self.size, dtype=torch.int64)
         sizes[self.rank] = len(data)
-        longest = int(self.sum(sizes).max())
+        longest = int(self.all_reduce(sizes).max())
         all_bytes = torch.zeros(self.size, longest, dtype=torch.uint8)
         all_bytes[self.rank, : len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        rows = self.sum(all_bytes)
+        rows = self.all_reduce(all_bytes)
         return [json.loads(row[:n].numpy().tobytes()) for row, n in zip(rows, sizes.tolist(), strict=True)]
 
-    def gather_rows(self, rows: Tensor) -> Tensor:
+    def all_gather_rows(self, rows: Tensor) -> Tensor:
         """Return the rows (M, ...) of all ranks, concatenated: (size M, ...)."""
-        if not self.talks:
+        if not self.is_distributed:
             return rows
         found = rows.new_empty(self.size * len(rows), *rows.shape[1:])
         self._count("all_gather", found)
-        with self.talking():
+        with self.communicating():
             dist.all_gather(list(found.chunk(self.size)), rows.contiguous())
         return found
 
-    def take(self, own: Tensor, whole: Callable[[], Tensor]) -> None:
+    def broadcast_into(self, own: Tensor, whole: Callable[[], Tensor]) -> None:
         """Broadcast a tensor that rank 0 makes into `own`."""
         if self.is_first:
             own.copy_(whole())
-        self.spread([own])
+        self.broadcast([own])
 
-    def take_rows(self, own: Tensor, n_rows: int, whole: Callable[[], Tensor]) -> None:
+    def scatter_into(self, own: Tensor, n_rows: int, whole: Callable[[], Tensor]) -> None:
         """Scatter a tensor (R, ...) that rank 0 makes; this rank's rows go to `own`."""
         made = whole().to(own.device) if self.is_first else None
         own.copy_(self.scatter_from(0, made, own, n_rows))
@@ -198,13 +198,13 @@ class Ranks:
         """Send a tensor on the CPU to another rank, which must `receive` it."""
         if tensor.numel():
             self._count("send", tensor)
-            with self.talking():
+            with self.communicating():
                 dist.send(tensor.contiguous(), to)
 
     def receive(self, room: Tensor, sender: int) -> Tensor:
         """Receive into `room`, on the CPU, the tensor that another rank sends."""
         if room.numel():
-            with self.talking():
+            with self.communicating():
                 dist.recv(room, sender)
         return room
 
@@ -213,7 +213,7 @@ class Ranks:
         padded = self._padded(own, n_rows)
         parts = [torch.empty_like(padded) for _ in range(self.size)] if self.rank == owner else None
         self._count("gather", padded)
-        with self.talking():
+        with self.communicating():
             dist.gather(padded, parts, owner)
         return None if parts is None else torch.cat(parts)[:n_rows]
 
@@ -225,7 +225,7 @@ class Ranks:
             missing = whole.new_zeros(len(room) * self.size - n_rows, *whole.shape[1:])
             parts = [*torch.cat((whole, missing)).chunk(self.size)]
         self._count("scatter", room)
-        with self.talking():
+        with self.communicating():
             dist.scatter(room, parts, owner)
         return room[: len(own)]
 
@@ -241,11 +241,11 @@ class Ranks:
 
     def remembered_run(self) -> str | None:
         """Return the run that the ranks trained before torchrun restarted them."""
-        return self.share(lambda: self.watch and self.watch.remembered_run())  # type: ignore[no-any-return]
+        return self.broadcast_object(lambda: self.watch and self.watch.remembered_run())  # type: ignore[no-any-return]
 
     def check_alike(self, facts: Mapping[str, str], remedy: str) -> None:
         """Raise RankError on all ranks if a rank's facts differ from rank 0's; `remedy`: what to do about it."""
-        every = self.gather({"facts": dict(facts), "host": socket.gethostname()})
+        every = self.all_gather_object({"facts": dict(facts), "host": socket.gethostname()})
         first = every[0]
         for rank, other in enumerate(every):
             for what in {**first["facts"], **other["facts"]}:
@@ -256,16 +256,16 @@ class Ranks:
                         f"({other['host']}); {remedy}"
                     )
 
-    def _all_reduce(self, tensor: Tensor, how: Any) -> None:
+    def _reduce(self, tensor: Tensor, how: Any) -> None:
         self._count("all_reduce", tensor)
-        with self.talking():
+        with self.communicating():
             dist.all_reduce(tensor, how)
 
     def _count(self, kind: str, tensor: Tensor) -> None:
         self.payload[kind] = self.payload.get(kind, 0) + tensor.nbytes
 
     @contextmanager
-    def talking(self) -> Iterator[None]:
+    def communicating(self) -> Iterator[None]:
         """Raise RankError if another rank does not answer inside the block."""
         try:
             yield
@@ -284,7 +284,7 @@ class Work:
 
     def wait(self) -> None:
         """Wait until it is done. Raises RankError."""
-        with self.ranks.talking():
+        with self.ranks.communicating():
             self.going.wait()
 
 
@@ -298,15 +298,15 @@ class AgreedStop(Stop):
     @property
     def reason(self) -> str | None:  # type: ignore[override]
         """The name of the signal that the ranks agreed on."""
-        return self._agreed if self._ranks.talks else self.own.reason
+        return self._agreed if self._ranks.is_distributed else self.own.reason
 
     def is_set(self) -> bool:
         """Whether training should end."""
-        return self._agreed is not None if self._ranks.talks else self.own.is_set()
+        return self._agreed is not None if self._ranks.is_distributed else self.own.is_set()
 
     def agree(self) -> bool:
         """Agree with the other ranks; return whether training should end."""
-        if self._ranks.talks:
+        if self._ranks.is_distributed:
             self._agreed = self._ranks.agree(self.own) or self._agreed
         return self.is_set()
 
@@ -326,7 +326,7 @@ def shared_snapshot(ranks: Ranks, read: Callable[[], Snapshot]) -> Snapshot:
     If weights are divided, only rank 0 can read the last transformer's weights and the optimizer state, each when it is
     asked for; the others know the shapes alone.
     """
-    if not ranks.talks:
+    if not ranks.is_distributed:
         return read()
     snapshot = read() if ranks.is_first else None
 
@@ -334,8 +334,8 @@ def shared_snapshot(ranks: Ranks, read: Callable[[], Snapshot]) -> Snapshot:
         assert snapshot is not None
         return {**(snapshot.facts_files() if ranks.shards else snapshot.files()), **snapshot.run_files()}
 
-    data = ranks.share_files(files)
-    step: int = ranks.share(lambda: snapshot and snapshot.step)
+    data = ranks.broadcast_files(files)
+    step: int = ranks.broadcast_object(lambda: snapshot and snapshot.step)
     if not ranks.shards:
         return snapshot or snapshot_of(data, step, tensors_in(data), training=True)
     snapshot = snapshot or snapshot_of(data, step, lambda name, expected: expected, training=True)
@@ -346,7 +346,7 @@ def shared_snapshot(ranks: Ranks, read: Callable[[], Snapshot]) -> Snapshot:
         }
         for member in snapshot.earlier
     ]
-    ranks.spread([weight for weights in earlier for weight in weights.values()])
+    ranks.broadcast([weight for weights in earlier for weight in weights.values()])
     members = zip(snapshot.earlier, earlier, strict=True)
     return replace(snapshot, earlier=tuple(replace(member, weights=weights) for member, weights in members))
 

@@ -49,7 +49,7 @@ class SumBucket(Bucket):
 
     def leave(self, ranks: Ranks) -> Work:
         """Start the all-reduce of the bucket."""
-        return ranks.begin_sum(self.flat)
+        return ranks.start_all_reduce(self.flat)
 
 
 class GradientBuckets:

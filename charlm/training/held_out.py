@@ -88,7 +88,7 @@ class HeldOut:
         If each chunk continues the one before, rank 0 scores them all.
         """
         ids = self.corpus.held_out
-        if not ranks.talks:
+        if not ranks.is_distributed:
             return score_slice(self.predictor, ids, part, stop.is_set, self.rule, calibrated=True)
         n = len(part.chunks)
         sums, symbols = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.int64)
@@ -113,7 +113,7 @@ class HeldOut:
             if stop.agree():
                 return None
         for tensor in (sums, symbols, bins):
-            ranks.sum(tensor)
+            ranks.all_reduce(tensor)
         counts, confidence, right = bins.numpy()
         calibration = Reliability(counts.astype(np.int64), confidence, right.astype(np.int64))
         return Estimate(sums.numpy(), symbols.numpy(), part.symbols_per_char, calibration)

@@ -90,7 +90,7 @@ def start_run(
         shards = current().shards
         if parent is not None and (current().is_first or shards):
             load_parent_weights(session, parent)
-        current().spread([] if shards else [*session.model.parameters()])
+        current().broadcast([] if shards else [*session.model.parameters()])
     if not current().is_first:
         return session
     try:
@@ -123,10 +123,13 @@ def resume_run(
             f"this run uses {used} threads, but this process may use {available()} CPUs; --threads "
             f"{available()} would be faster, but the results would not be bit-identical"
         )
-    corpus, plan = find_corpus(snapshot), Plan.from_json(ranks.share(lambda: read_plan(run).to_json()))
+    corpus, plan = (
+        find_corpus(snapshot),
+        Plan.from_json(ranks.broadcast_object(lambda: read_plan(run).to_json())),
+    )
     session: Session
     if snapshot.model_config.is_ngram:
-        if ranks.talks:
+        if ranks.is_distributed:
             raise UsageError(COUNTED_BY_ONE)
         session = NgramSession.resumed(snapshot, corpus, plan)
     else:
@@ -180,11 +183,13 @@ def extend_by_seconds(
     `reserve`: seconds that the caller needs after training. Raises ResourceError.
     """
     step, ranks = session.state.step, current()
-    timed = from_json(StepTime, ranks.share(lambda: to_json(step_time(session)), together=ranks.shards))
+    timed = from_json(
+        StepTime, ranks.broadcast_object(lambda: to_json(step_time(session)), together=ranks.shards)
+    )
     ranks.agree()
     deadline = Deadline(
         budget=seconds,
-        at=ranks.share(lambda: started) + seconds,
+        at=ranks.broadcast_object(lambda: started) + seconds,
         reserve=reserve,
         first_step=step,
         clock=ranks.clock,

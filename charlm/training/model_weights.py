@@ -27,7 +27,7 @@ class ModelWeights:
 
     def buckets(self, optimizer: Optimizer) -> GradientBuckets | None:
         """Return the buckets that sum the gradients of several ranks; None for a process alone."""
-        return optimizer.gradient_buckets() if self.ranks.talks else None
+        return optimizer.gradient_buckets() if self.ranks.is_distributed else None
 
     def passing(self) -> AbstractContextManager[None]:
         """Return a context for a forward and backward pass; raises RankError there if a rank does not answer."""
@@ -71,7 +71,7 @@ def initial_weights(
         model = LanguageModel(config, n_symbols)
         initialise(model, generator)
         model.train().to(device)
-        ranks.spread([*model.parameters()])  # processors may round differently
+        ranks.broadcast([*model.parameters()])  # processors may round differently
         return ModelWeights(model, ranks)
     from charlm.training.sharded_weights import ShardedWeights  # here: FSDP is slow to import
 

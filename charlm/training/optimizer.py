@@ -95,7 +95,7 @@ class Optimizer:
         self.sharded: ShardedMuon | None = None
         self.gathered: dict[str, Tensor] = {}
         kept = dict(parameters)
-        if ranks.talks and self.muon_names and not ranks.shards:
+        if ranks.is_distributed and self.muon_names and not ranks.shards:
             self.sharded = ShardedMuon(self.weights, self.muon_names, self.muon_parts, ranks)
             kept = {name: weight for name, weight in parameters.items() if name not in self.muon_names}
         self.state = initial_optimizer_state(kept, kind)  # without the momenta that the ranks share out
@@ -190,11 +190,11 @@ class Optimizer:
     def _pending(self, ngrams: NgramEmbeddings) -> ReadRows:
         """Return the rows (M, O) of n-gram embeddings that all ranks read, and the gradients (M, C) of their sums."""
         index, gradients = ngrams.take_pending()
-        if not self.ranks.talks:
+        if not self.ranks.is_distributed:
             return index, gradients
         missing = (0, 0, 0, self.positions - len(index))  # for ranks with a window less than others
         index, gradients = pad(index, missing, value=ngrams.nothing), pad(gradients, missing)
-        return self.ranks.gather_rows(index), self.ranks.gather_rows(gradients)
+        return self.ranks.all_gather_rows(index), self.ranks.all_gather_rows(gradients)
 
     @property
     def whole_state(self) -> dict[str, Tensor]:

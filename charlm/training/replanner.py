@@ -132,7 +132,7 @@ class Replanner:
         session, ranks, step = self._transformer, self.session.ranks, self.session.state.step
         size, parts = session.training_config.batch_size or 1, session.training_config.grad_accum
         more = next((n for n in range(2 * parts, size + 1) if size % n == 0), size)
-        if ranks.talks:  # the others are in the middle of the step
+        if ranks.is_distributed:  # the others are in the middle of the step
             give = f"--grad-accum {more}, which computes each batch in as many parts"
             if more > size // ranks.size:  # a rank computes at least a window at once
                 give = "a smaller --block-size or --n-embd"
@@ -209,7 +209,7 @@ class Replanner:
         left_open = (
             THREADS in member.left_open and not session.threads_given and not isinf(self.deadline.budget)
         )
-        if session.ranks.talks:  # of which each has its own share of the processors
+        if session.ranks.is_distributed:  # of which each has its own share of the processors
             return
         # Compiled blocks would be compiled again.
         threads = member.training.threads if member.training.compile != "on" else None

@@ -290,7 +290,7 @@ def _load(
         with prepared_once([*request.paths, str(text.to_json())]):
             loaded = load_text(request.paths, text, messages, verify=request.verify_cache, earlier=earlier)
     if from_pipe:
-        key = ranks.share(lambda: loaded and loaded.corpus.key)
+        key = ranks.broadcast_object(lambda: loaded and loaded.corpus.key)
         corpus = loaded.corpus if loaded else reopen(key)
         if corpus is None:
             raise RankError(

@@ -122,7 +122,7 @@ def choice_of_first(
         configs = {"model": choice.model.to_json(), "training": choice.training.to_json()}
         return {**configs, "plan": choice.plan.to_json(), "why": choice.why}
 
-    facts = ranks.share(as_json, together=timed and ranks.shards)
+    facts = ranks.broadcast_object(as_json, together=timed and ranks.shards)
     if not ranks.is_first:
         use_threads(training.threads)
     return Choice(

@@ -59,7 +59,7 @@ class ScatterBucket(Bucket):
 
     def leave(self, ranks: Ranks) -> Work:
         """Start the reduce-scatter of the bucket."""
-        return ranks.begin_scattered_sum(self.gradients, self.flat)
+        return ranks.start_reduce_scatter(self.gradients, self.flat)
 
     def update(
         self, orthogonalize: Orthogonalize, rate: float | Tensor, decay: float, momentum: float, by: Tensor
@@ -78,7 +78,7 @@ class ScatterBucket(Bucket):
         """Gather the momenta of all pieces."""
         room = torch.empty_like(self.flat)
         room[ranks.rank] = self.momenta
-        ranks.begin_gather(room).wait()
+        ranks.start_all_gather(room).wait()
         return {piece: room[at] for piece, at in self._pieces.items()}
 
     def put_back(self) -> None:
@@ -121,7 +121,7 @@ class ShardedMuon:
     def sum_of_squares(self) -> Tensor:
         """Return the sum of squares of the gradients of all ranks' matrices."""
         own = torch.stack([bucket.gradients.double().square().sum() for bucket in self.buckets]).sum()
-        return self._ranks.sum(own)
+        return self._ranks.all_reduce(own)
 
     def update(
         self, orthogonalize: Orthogonalize, rate: float | Tensor, decay: float, momentum: float, by: Tensor
@@ -130,7 +130,7 @@ class ShardedMuon:
         works = []
         for bucket in self.buckets:  # each is sent while the next one is computed
             bucket.update(orthogonalize, rate, decay, momentum, by)
-            works.append(self._ranks.begin_gather(bucket.flat))
+            works.append(self._ranks.start_all_gather(bucket.flat))
         for bucket, work in zip(self.buckets, works, strict=True):
             work.wait()
             bucket.put_back()

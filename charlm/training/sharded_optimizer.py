@@ -57,7 +57,7 @@ class ShardedOptimizer(Optimizer):
                 self.weights[name].grad = weight.grad.to_local()
         gradients = [weight.grad for weight in self.weights.values() if weight.grad is not None]
         squares = torch.stack([gradient.double().square().sum() for gradient in gradients]).sum()
-        norm = self.ranks.sum(squares).sqrt().float()
+        norm = self.ranks.all_reduce(squares).sqrt().float()
         finite = torch.isfinite(loss) & torch.isfinite(norm)
         torch._foreach_mul_(gradients, (grad_clip / (norm + CLIP_EPSILON)).clamp(max=1.0))
         if self.muon_names:
@@ -102,9 +102,9 @@ class ShardedOptimizer(Optimizer):
         for key, own in self.state.items():
             name, whole = key.partition(".")[2], partial(state.__getitem__, key)
             if name == TABLE:
-                self.ranks.take(own, whole)
+                self.ranks.broadcast_into(own, whole)
             else:
-                self.ranks.take_rows(own, self._rows[name], whole)
+                self.ranks.scatter_into(own, self._rows[name], whole)
 
 
 def own_rows_of(model: nn.Module) -> dict[str, nn.Parameter | Tensor]:

@@ -46,7 +46,7 @@ class ShardedPredictor(TransformerPredictor):
         self._does_any_compute(True)
         try:
             # Gathered weights are kept for training, which cannot use inference-mode tensors.
-            with self._ranks.talking(), torch.inference_mode(False), torch.no_grad():
+            with self._ranks.communicating(), torch.inference_mode(False), torch.no_grad():
                 return self._outputs(ids, cache, docs, log_prior)
         except torch.OutOfMemoryError:  # the others wait in the pass, so it cannot be repeated in parts
             raise ResourceError(
@@ -64,8 +64,8 @@ class ShardedPredictor(TransformerPredictor):
         """Take part in the passes of other ranks until none needs more. Raises RankError."""
         nothing = torch.zeros(1, 1, dtype=torch.int64, device=self.device)
         while self._does_any_compute(False):
-            with self._ranks.talking(), torch.no_grad():
+            with self._ranks.communicating(), torch.no_grad():
                 self._outputs(nothing)
 
     def _does_any_compute(self, mine: bool) -> bool:
-        return bool(self._ranks.sum(torch.tensor([int(mine)])))
+        return bool(self._ranks.all_reduce(torch.tensor([int(mine)])))

@@ -49,11 +49,13 @@ def save_rows(session: TransformerSession, run: RunFolder, *, best: bool) -> dic
             run.check_space(sum(tensor.nbytes for of_file in whole.values() for tensor in of_file.values()))
             return unfinished.enter_context(files.building(run.folder(snapshot.step))).name
 
-        begun = ranks.share(lambda: _told(begin))
+        begun = ranks.broadcast_object(lambda: _told(begin))
         if "failure" in begun:
             return dict(begun)
         folder = run.path / begun["path"]
-        every = ranks.gather(_write(folder, ranks, ranks.rank, own, lambda file, name: own[file][name]))
+        every = ranks.all_gather_object(
+            _write(folder, ranks, ranks.rank, own, lambda file, name: own[file][name])
+        )
         for rank in [rank for rank, written in enumerate(every) if written is None]:
             every[rank] = _pass_on(folder, ranks, rank, whole, own)
 
@@ -66,7 +68,7 @@ def save_rows(session: TransformerSession, run: RunFolder, *, best: bool) -> dic
                     files.write_synced(folder / name, data)
             return str(run.point_to(snapshot.step, best=best))
 
-        return dict(ranks.share(lambda: _told(finish)))
+        return dict(ranks.broadcast_object(lambda: _told(finish)))
 
 
 def _told(act: Callable[[], str]) -> dict[str, str]:

@@ -73,7 +73,7 @@ class ShardedWeights(ModelWeights):
 
     def passing(self) -> AbstractContextManager[None]:
         """Return a context for a forward and backward pass; raises RankError there if a rank does not answer."""
-        return self.ranks.talking()
+        return self.ranks.communicating()
 
     def predictor(self, vocabulary: Vocabulary, prior: KneserNey | None) -> TransformerPredictor:
         """Return a predictor that shares these weights, to be used within `together`."""
@@ -93,7 +93,7 @@ class ShardedWeights(ModelWeights):
 
     def gathered(self) -> dict[str, Tensor]:
         """Gather all weights, on all ranks. Raises RankError."""
-        with self.ranks.talking():
+        with self.ranks.communicating():
             return {name: _whole(weight) for name, weight in self.model.state_dict().items()}
 
     @torch.no_grad()
@@ -108,9 +108,9 @@ class ShardedWeights(ModelWeights):
         for name, weight in self._shapes.named_parameters():
             made = partial(of, name, weight.shape)
             if name == TABLE:
-                self.ranks.take(rows[name], made)
+                self.ranks.broadcast_into(rows[name], made)
             else:
-                self.ranks.take_rows(rows[name], len(weight), made)
+                self.ranks.scatter_into(rows[name], len(weight), made)
 
     def rows(self) -> dict[str, Tensor]:
         """Return this rank's rows of the weights, as its file has them."""
@@ -120,7 +120,7 @@ class ShardedWeights(ModelWeights):
         """Whether the weights of all ranks are finite. Raises RankError."""
         own = own_rows_of(self.model).values()
         broken = torch.tensor([0.0 if all(bool(torch.isfinite(w).all()) for w in own) else 1.0])
-        return not float(self.ranks.sum(broken))
+        return not float(self.ranks.all_reduce(broken))
 
 
 def _whole(weight: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def compute_gradients(session: TransformerSession) -> Tensor:
             if buckets is not None and part == session.n_parts:
                 buckets.begin(total)
             loss.backward()  # type: ignore[no-untyped-call]
-    return session.ranks.sum(total) if buckets is None else buckets.finish()
+    return session.ranks.all_reduce(total) if buckets is None else buckets.finish()
 
 
 def batch_loss(
@@ -88,7 +88,7 @@ def compile_model(session: TransformerSession) -> str | None:
     if is_accelerator(session.device):
         size = Size.of(session.model_config, config)
         graphs = session.device.type == "cuda" and config.grad_accum == 1 and size.gflop < GRAPH_GFLOP
-        graphs = graphs and not session.ranks.talks  # ranks send gradients during the step
+        graphs = graphs and not session.ranks.is_distributed  # ranks send gradients during the step
         return compile_step(model, session.optimizer, partial(idle_step, session), graphs=graphs)
     assert config.batch_size
     ids = torch.zeros(config.batch_size // config.grad_accum, model.block_size + 1, dtype=torch.long)

@@ -75,7 +75,7 @@ class Trainer:
         keep_memory()
         if session.counted is not None:
             yield session.counted
-        elif not self.ranks.share(self.run_folder.steps):
+        elif not self.ranks.broadcast_object(self.run_folder.steps):
             yield from self._score_parent_text()
             yield from self._save()
         self.replanner.begin_run()
@@ -301,7 +301,7 @@ class Trainer:
         best = state.early_stopping.best_step
         yield from self._save(best=best == self.step)
         if self.checkpointer.failed:
-            again = "resume the run" if self.ranks.share(self.run_folder.steps) else "train again"
+            again = "resume the run" if self.ranks.broadcast_object(self.run_folder.steps) else "train again"
             raise ResourceError(
                 f"the last checkpoint, of step {self.step}, could not be written to "
                 f"{one_line(str(self.run_folder.path))}; free some space and {again}"
@@ -325,7 +325,7 @@ class Trainer:
             except torch.OutOfMemoryError:
                 yield self.replanner.split_batch()
             except RuntimeError as error:  # NotImplementedError too: MPS lacks operators
-                if not on_gpu or self.ranks.talks:
+                if not on_gpu or self.ranks.is_distributed:
                     raise
                 reason, left = one_line(str(error), limit=160), session.device.type
                 self.transformer.compute_on_cpu(self.run_folder)
@@ -358,6 +358,6 @@ class Trainer:
 
     def _share_state(self) -> None:
         """Give all ranks the state of rank 0."""
-        if self.ranks.talks:
-            self.session.state = read_state(self.ranks.share(lambda: to_json(self.session.state)))
+        if self.ranks.is_distributed:
+            self.session.state = read_state(self.ranks.broadcast_object(lambda: to_json(self.session.state)))
             self.ranks.agree()

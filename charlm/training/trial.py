@@ -113,7 +113,9 @@ def timed_budget(
     precisions = [budget.precision]
     if training.precision == "auto" and has_bf16(pick_device(training.device)):
         precisions = ["fp32", "bf16"]
-    rest, precisions, most = ranks.share(lambda: [to_json(budget), precisions, torch.get_num_threads()])
+    rest, precisions, most = ranks.broadcast_object(
+        lambda: [to_json(budget), precisions, torch.get_num_threads()]
+    )
     budget, started = from_json(Budget, rest), ranks.time()
     numbers = [most, most // 2] if on_cpu and most > 1 and training.threads is None else [most]
     until = started + min(SHARE * seconds, max(MOST_SECONDS, MOST_SHARE * seconds))
@@ -175,7 +177,7 @@ def _session(corpus: Corpus, plan: Plan, number: int, precision: str) -> Transfo
 
 def _company() -> Ranks:
     """Return the ranks that take trial steps: all if the weights are sharded, else this one alone."""
-    return current() if current().shards else current().apart()
+    return current() if current().shards else current().without_others()
 
 
 def _in_turns(trials: Sequence[_Trial], until: float, ranks: Ranks) -> None:
