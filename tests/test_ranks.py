@@ -14,10 +14,10 @@ import pytest
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.snapshot import Snapshot, read_snapshot
-from charlm.training import distributed, rank_watch, sharded_save, trainer
+from charlm.training import distributed, rank_watch, sharded_save
 from charlm.training import step as training_step
 from tests.conftest import TEXT, Result
-from tests.ranks import Started, free_port, together
+from tests.ranks import Started, free_port, stopped_at, together
 
 SMALL = [
     *("--n-layer", "2", "--n-embd", "16", "--n-head", "2", "--block-size", "16", "--batch-size", "8"),
@@ -89,27 +89,13 @@ def test_any_number_of_ranks_has_the_same_curve_and_ends_with_the_same_weights(
         assert snapshot(f"of-{n}").state["ranks"] == n
 
 
-def stopped_at_6(rank: int) -> None:
-    """Ends with the run as a signal would leave it, after six steps, or a little later where another thread is slow to hear of it."""
-    real, n_steps = trainer.train_step, 0
-
-    def step(*given: object) -> object:
-        nonlocal n_steps
-        n_steps += 1
-        if n_steps == 6 and rank == 0:
-            signal.raise_signal(signal.SIGTERM)  # to this thread, before it goes on
-        return real(*given)  # type: ignore[arg-type]
-
-    trainer.train_step = step  # type: ignore[assignment]  # in a fork
-
-
 def test_a_run_goes_on_with_another_number_of_ranks() -> None:
     succeeded(together(1, *TRAIN, "--steps", "18", "--name", "whole"))
-    assert [r.code for r in together(2, *TRAIN, "--steps", "18", "--name", "cut", prepare=stopped_at_6)] == [
+    assert [r.code for r in together(2, *TRAIN, "--steps", "18", "--name", "cut", prepare=stopped_at(6))] == [
         143
     ] * 2
     first = snapshot("cut").step
-    assert [r.code for r in together(1, "resume", "cut", prepare=stopped_at_6)] == [143]
+    assert [r.code for r in together(1, "resume", "cut", prepare=stopped_at(6))] == [143]
     assert 6 <= first < snapshot("cut").step < 18
     results = together(2, "resume", "cut")
     succeeded(results)
@@ -146,7 +132,7 @@ def test_a_run_goes_on_with_divided_weights_or_whole_ones() -> None:
     train = [*TRAIN, "--steps", "18", "--no-prior"]
     succeeded(together(1, *train, "--name", "whole"))
     for n, words in ((2, [*train, "--name", "cut", "--shard"]), (1, ["resume", "cut"])):
-        assert [r.code for r in together(n, *words, prepare=stopped_at_6)] == [143] * n
+        assert [r.code for r in together(n, *words, prepare=stopped_at(6))] == [143] * n
     assert 12 <= snapshot("cut").step < 18
     results = together(2, "resume", "cut", "--shard")
     succeeded(results)
