@@ -9,6 +9,7 @@ import pytest
 from tests.cli.conftest import Charlm
 from tests.cli.conftest import charlm as charlm
 from tests.cli.models import Models
+from tests.page.conftest import PATIENCE
 from tests.page.http import Client, serving
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def said() -> list[str]:
 def page(browser: "Browser", said: list[str]) -> "Iterator[Page]":
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     page = context.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(PATIENCE)
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     yield page
