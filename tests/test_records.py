@@ -47,15 +47,10 @@ class Place:
     def __init__(self, made: Path, here: Path) -> None:
         self.made, self.here = made, here
 
-    def charlm(self, words: str, before: Any = lambda: None) -> Done:
-        """A command in it; one that trains on, since a record says so, is ended after some seconds."""
-
-        def limited() -> None:
-            signal.alarm(10)
-            before()
-
+    def charlm(self, words: str, before: Any = lambda: None, seconds: int = 300) -> Done:
+        """A command in it, ended after so many seconds."""
         place = {"CHARLM_CACHE": str(self.here / "cache")}
-        return Command(tuple(words.split()), self.here, place, before=limited).run()
+        return Command(tuple(words.split()), self.here, place, before, seconds=seconds).run()
 
     def restore(self) -> None:
         """All as it was made."""
@@ -162,11 +157,14 @@ def attempt(place: Place, number: int) -> None:
     if rng.random() < 0.5:
         (place.here / "checkpoints" / "toy" / "report.html").unlink()  # so that resume makes it
     for words in commands:
-        judge(place.charlm(words), words, (number, "/".join(parts)))
+        done = place.charlm(words, seconds=TRAINS_ON)
+        judge(done, words, (number, "/".join(parts)))
     place.restore()
 
 
 FEW, MANY, THOROUGH = 15, 60, 3_000
+TRAINS_ON = 10
+"""Seconds after which a command is ended that trains on and on, since a record says so."""
 
 
 def test_a_few_mutations_of_every_kind_of_file(place: Place) -> None:

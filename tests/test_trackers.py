@@ -213,7 +213,8 @@ def test_a_tracker_that_fails_or_hangs_is_said_once_and_ends_no_training(
     charlm: Charlm, wandb: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
 ) -> None:
     monkeypatch.setenv("FAKE_TROUBLE", trouble)
-    monkeypatch.setattr(process, "LAST_PATIENCE", 3.0)
+    if trouble == "hang":
+        monkeypatch.setattr(process, "LAST_PATIENCE", 1.0)
     trained = charlm(*TRAIN, "--steps", str(STEPS), "--report-to", "wandb")
     assert trained.code == 0, trained.err
     assert len(logged("poems", "Stepped")) == STEPS and "report.html" in trained.out
@@ -246,8 +247,9 @@ def test_ctrl_c_waits_for_no_tracker_that_hangs(charlm: Charlm, wandb: Path) -> 
         if json.loads(line)["type"] == "evaluated":
             training.send_signal(signal.SIGINT)
             break
-    _, err = training.communicate(timeout=60)
+    _, err = training.communicate()
     assert training.returncode == 130 and b"stopped by SIGINT" in err
+    assert b"not answered" not in err, "it was not given up on, but left"
 
 
 def deliveries(name: str, folder: Path, step: int = 0) -> Deliveries:
