@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from inspect import unwrap
 from pathlib import Path
 from time import perf_counter
 
@@ -15,8 +16,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+import typer.main
 from hypothesis import settings
 from tqdm import tqdm
+from typer.models import CommandInfo
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.main import run as main
@@ -90,6 +93,22 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
     """Where nothing but a process is killed, what was written is there; tests/test_faults.py imagines the rest."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _options_made_once() -> Iterator[None]:
+    """Typer makes the options of all commands anew for every command line; of thousands here, once."""
+    make, made = typer.main.get_command_from_info, dict[object, object]()
+
+    def once(command_info: CommandInfo, **how: object) -> object:
+        key = (command_info.name, unwrap(command_info.callback))  # type: ignore[arg-type]
+        if key not in made:
+            made[key] = make(command_info, **how)  # type: ignore[arg-type]
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command_from_info", once)
         yield
 
 
