@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 from charlm.inference import members
 from charlm.model.transformer import LanguageModel
 from charlm.training import device
-from tests.cli.kept import bring, refused
+from tests.cli.kept import TEXT, bring, refused
 from tests.conftest import Result
 
 Charlm = Callable[..., Result]
@@ -35,9 +36,9 @@ RUNS = {
 }
 COMMANDS = {
     "eval": ("eval", "--json"),
-    "eval --online": ("eval", "--online", "--json"),
+    "eval --online": ("eval", "short.txt", "--online", "--json"),
     "surprisal": ("surprisal", "--by", "char", "--format", "jsonl"),
-    "sample": ("sample", "-n", "3", "--seed", "3", "--length", "60", "--json"),
+    "sample": ("sample", "-n", "3", "--seed", "3", "--length", "20", "--json"),
 }
 
 
@@ -46,6 +47,7 @@ def runs(charlm: Charlm, tmp_path_factory: pytest.TempPathFactory) -> Charlm:
     """The command, where a run of each kind lies; they are trained once."""
     made = [("train", "ducks.txt", "-q", "--run", name, *how) for name, how in RUNS.items()]
     bring(charlm, tmp_path_factory, *made)
+    Path("short.txt").write_text(TEXT[:90])
     return charlm
 
 

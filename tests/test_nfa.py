@@ -64,7 +64,7 @@ def written(matcher: SymbolMatcher, length: int) -> tuple[set[str], set[str]]:
     return whole, begun
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(PATTERNS, st.sampled_from([SPELLED, BYTES]), st.integers(0, LONGEST))
 def test_what_is_written_is_what_matches_and_nothing_leads_nowhere(
     pattern: str, vocabulary: Vocabulary, length: int

@@ -134,13 +134,15 @@ def test_rows_in_c_are_the_same_to_the_last_bit(
         model = KneserNey(n_symbols, built.levels, built.fold_counts, dense=dense)
         plain = in_numpy(model)
         assert model.kernel is not None
-        for n_threads in (1, 2):
-            torch.set_num_threads(n_threads)
-            for part, before in ((folds, None), (None, None), (None, 0), (folds, 1)):
-                expected = plain.log_rows(ids, starts, T, before=before, folds=part)
-                assert same_bits(model.log_rows(ids, starts, T, before=before, folds=part), expected)
-            expected = plain.log_rows(unseen, starts // 10, T)
-            assert same_bits(model.log_rows(unseen, starts // 10, T), expected)
+        kinds = [
+            (ids, starts, before, part)
+            for part, before in ((folds, None), (None, None), (None, 0), (folds, 1))
+        ]
+        for read, at, before, part in (*kinds, (unseen, starts // 10, None, None)):
+            expected = plain.log_rows(read, at, T, before=before, folds=part)
+            for n_threads in (1, 2):
+                torch.set_num_threads(n_threads)
+                assert same_bits(model.log_rows(read, at, T, before=before, folds=part), expected)
 
 
 @pytest.mark.parametrize("memory", [1 << 28, 1 << 16])

@@ -60,35 +60,48 @@ def succeeded(results: list[Result]) -> None:
     assert results[0].out and not any(result.out or result.err for result in results[1:])
 
 
+SETTINGS = (
+    "--members prior,no-prior --reserved-chars 400 --ngram-embeddings 3 --grad-accum 2",
+    "--plain --optimizer adamw",
+)
+
+
+def same_curve_and_weights(a: str, b: str) -> None:
+    for (step, loss, norm), (at, other, its_norm) in zip(curve(a), curve(b), strict=True):
+        assert step == at and abs(loss - other) < 1e-5 and abs(norm - its_norm) < 1e-5 * max(1, norm)
+    assert distance(a, b) < 1e-4
+
+
 @pytest.mark.parametrize(
-    "settings",
+    ("n", "settings"),
     [
-        (
-            "--members",
-            "prior,no-prior",
-            "--reserved-chars",
-            "400",
-            "--ngram-embeddings",
-            "3",
-            "--grad-accum",
-            "2",
+        *((n, settings) for n, settings in zip((2, 3), SETTINGS, strict=True)),
+        *(
+            pytest.param(n, settings, marks=pytest.mark.slow)
+            for n, settings in zip((3, 2), SETTINGS, strict=True)
         ),
-        ("--plain", "--optimizer", "adamw"),
     ],
 )
-def test_any_number_of_ranks_has_the_same_curve_and_ends_with_the_same_weights(
-    settings: tuple[str, ...],
+def test_any_number_of_ranks_has_the_same_curve_and_ends_with_the_same_weights_divided_or_whole(
+    n: int, settings: str
 ) -> None:
-    """Of a batch of 8 three ranks read 3, 3 and 2 rows."""
-    for n in (1, 2, 3):
-        succeeded(together(n, *TRAIN, "--steps", "20", "--name", f"of-{n}", *settings))
-    for n in (2, 3):
-        for (step, loss, norm), (at, other, its_norm) in zip(curve("of-1"), curve(f"of-{n}"), strict=True):
-            assert step == at and abs(loss - other) < 1e-5 and abs(norm - its_norm) < 1e-5 * max(1, norm)
-        assert distance("of-1", f"of-{n}") < 1e-4
-        assert snapshot(f"of-{n}").state["ranks"] == n
+    """Of a batch of 8 three ranks read 3, 3 and 2 rows, and the last has fewer rows of some weights, and of others none."""
+    train = [*TRAIN, *settings.split(), "--steps", "20"]
+    succeeded(together(1, *train, "--name", "alone"))
+    succeeded(together(n, *train, "--name", "whole"))
+    succeeded(together(n, *train, "--shard", "--name", "divided"))
+    same_curve_and_weights("alone", "whole")
+    same_curve_and_weights("whole", "divided")
+    assert snapshot("whole").state["ranks"] == n
+    evaluated = [evaluations(name) for name in ("whole", "divided")]
+    assert len(evaluated[0]) > 2 and np.allclose(*evaluated, rtol=0, atol=1e-5)
+    whole, divided = snapshot("whole").optimizer, snapshot("divided").optimizer
+    assert whole.keys() == divided.keys()
+    assert max(float((whole[name] - divided[name]).abs().max()) for name in whole) < 1e-4
+    assert snapshot("divided").state["shard"] and not snapshot("whole").state["shard"]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_ranks() -> None:
     succeeded(together(1, *TRAIN, "--steps", "18", "--name", "whole"))
     assert [r.code for r in together(2, *TRAIN, "--steps", "18", "--name", "cut", prepare=stopped_at(6))] == [
@@ -101,31 +114,6 @@ def test_a_run_goes_on_with_another_number_of_ranks() -> None:
     succeeded(results)
     assert "trained with ranks 1, but resumes with 2" in re.sub(r"\s+", " ", results[0].err)
     assert len(curve("cut")) == 18 and distance("whole", "cut") < 1e-4
-
-
-@pytest.mark.parametrize(
-    ("n", "settings"),
-    [
-        (2, "--members prior,no-prior --reserved-chars 400 --ngram-embeddings 3 --grad-accum 2"),
-        (3, "--plain --optimizer adamw"),
-    ],
-)
-def test_divided_weights_have_the_curve_of_whole_ones_and_end_with_the_same_checkpoint(
-    n: int, settings: str
-) -> None:
-    """Of three ranks the last has fewer rows of some weights, and of others none."""
-    train = [*TRAIN, *settings.split(), "--steps", "20"]
-    succeeded(together(n, *train, "--name", "whole"))
-    succeeded(together(n, *train, "--shard", "--name", "divided"))
-    for (step, loss, norm), (at, other, its_norm) in zip(curve("whole"), curve("divided"), strict=True):
-        assert step == at and abs(loss - other) < 1e-5 and abs(norm - its_norm) < 1e-5 * max(1, norm)
-    assert distance("whole", "divided") < 1e-4
-    evaluated = [evaluations(name) for name in ("whole", "divided")]
-    assert len(evaluated[0]) > 2 and np.allclose(*evaluated, rtol=0, atol=1e-5)
-    whole, divided = snapshot("whole").optimizer, snapshot("divided").optimizer
-    assert whole.keys() == divided.keys()
-    assert max(float((whole[name] - divided[name]).abs().max()) for name in whole) < 1e-4
-    assert snapshot("divided").state["shard"] and not snapshot("whole").state["shard"]
 
 
 def test_a_run_goes_on_with_divided_weights_or_whole_ones() -> None:

@@ -118,7 +118,14 @@ def test_ctrl_c_stops_and_then_quits_and_no_color_is_obeyed(play: Callable[..., 
     assert all(len(set(colour)) == 1 for colour in colours), "shades of grey"
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129)])
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        pytest.param("SIGTERM", 143, marks=pytest.mark.slow),
+        pytest.param("SIGINT", 130, marks=pytest.mark.slow),
+        ("SIGHUP", 129),
+    ],
+)
 def test_a_signal_loses_nothing(play: Callable[..., Played], name: str, code: int) -> None:
     desk = play()
     desk.press("A little tale")

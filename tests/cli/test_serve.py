@@ -244,9 +244,9 @@ def test_a_signal_ends_it_at_once_also_while_it_writes(models: Models, number: i
     with serving("--checkpoints", str(models.root("prior"))) as (client, child):
         with client.begin("generate", text="a", length=10**9) as connection:
             assert connection.recv(100)
-            child.send_signal(number)
-            out, err = child.communicate()
-        assert (child.returncode, out) == (code, b"")
+            child.signal(number)
+            ended, out, err = child.end()
+        assert (ended, out) == (code, b"")
         assert err.count(b"error: ") == (number != signal.SIGINT) and b"Traceback" not in err, err
 
 
@@ -257,8 +257,8 @@ def test_its_address_is_all_that_goes_to_standard_output_and_is_new_each_time(mo
         assert one.request("GET", f"/?token={other.token}").status == 403
         page = one.request("GET", f"/?token={one.token}")
         assert page.status == 200 and one.token.encode() not in page.body
-        child.send_signal(signal.SIGINT)
-        out, err = child.communicate()
+        child.signal(signal.SIGINT)
+        _, out, err = child.end()
         assert out == b"" and one.token.encode() not in err
 
 
