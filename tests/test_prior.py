@@ -113,8 +113,7 @@ def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
     return a.tobytes() == b.tobytes() and a.dtype == b.dtype and a.shape == b.shape
 
 
-@pytest.mark.parametrize("n_folds", [0, 3, 10])
-@pytest.mark.parametrize("end", [None, 1])
+@pytest.mark.parametrize(("n_folds", "end"), [(0, None), (3, 1), (10, None)])
 @pytest.mark.parametrize(
     ("n_symbols", "order"), [(2, 7), (5, 0), (65, 8), (300, 4), (300, 8), (70_000, 2), (70_000, 5)]
 )

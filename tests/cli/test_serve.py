@@ -245,9 +245,9 @@ def test_a_signal_ends_it_at_once_also_while_it_writes(models: Models, number: i
         with client.begin("generate", text="a", length=10**9) as connection:
             assert connection.recv(100)
             child.signal(number)
-            ended, out, err = child.end()
-        assert (ended, out) == (code, b"")
-        assert err.count(b"error: ") == (number != signal.SIGINT) and b"Traceback" not in err, err
+            done = child.end()
+        assert (done.code, done.out) == (code, b"")
+        assert done.err.count("error: ") == (number != signal.SIGINT) and "Traceback" not in done.err
 
 
 def test_its_address_is_all_that_goes_to_standard_output_and_is_new_each_time(models: Models) -> None:
@@ -258,8 +258,8 @@ def test_its_address_is_all_that_goes_to_standard_output_and_is_new_each_time(mo
         page = one.request("GET", f"/?token={one.token}")
         assert page.status == 200 and one.token.encode() not in page.body
         child.signal(signal.SIGINT)
-        _, out, err = child.end()
-        assert out == b"" and one.token.encode() not in err
+        done = child.end()
+        assert done.out == b"" and one.token not in done.err
 
 
 def test_what_it_cannot_serve_is_refused(charlm: Charlm, models: Models) -> None:

@@ -2,19 +2,18 @@
 
 import http.client
 import json
-import os
 import re
-import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import rmtree
-from tempfile import mkdtemp
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.cli.models import ALIKE
+
+if TYPE_CHECKING:
+    from tests.commands import Child
 
 SECONDS = 120
 """After so many a test gives up; nothing is asserted about it."""
@@ -125,46 +124,12 @@ def status_of(connection: socket.socket) -> int:
     return int(data.split(b" ", 2)[1]) if data else 0
 
 
-class Child:
-    """The command `serve` in a child of this process, which has torch already."""
-
-    def __init__(self, *words: str) -> None:
-        from tests.commands import Command  # needs POSIX
-
-        self._folder = Path(mkdtemp(prefix="serve-"))
-        (out, theirs), self._err = os.pipe(), self._folder / "err"
-        self._out = open(out, "rb")  # noqa: SIM115  closed at the end
-        with open(self._err, "wb") as err:
-            self.pid = Command(("serve", *words), Path.cwd(), ALIKE, seconds=1200).begin(theirs, err.fileno())
-        os.close(theirs)
-        self.code: int | None = None
-        self.url = self._out.readline().decode().removesuffix("\n")
-        assert self.url, self.end()
-
-    def signal(self, number: int) -> None:
-        os.kill(self.pid, number)
-
-    def end(self) -> tuple[int, bytes, bytes]:
-        """Wait for its end: its exit code, and what it has written since its address."""
-        out = self._out.read()
-        if self.code is None:
-            self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        return self.code, out, self._err.read_bytes()
-
-    def close(self) -> None:
-        """End it, if it has not ended."""
-        if self.code is None:
-            self.signal(signal.SIGKILL)
-        self.end()
-        self._out.close()
-        rmtree(self._folder)
-
-
 @contextmanager
-def serving(*words: str) -> Iterator[tuple[Client, Child]]:
-    """The command in a child, from when it has printed its address on."""
-    child = Child(*words)
-    try:
-        yield Client.of(child.url), child
-    finally:
-        child.close()
+def serving(*words: str) -> Iterator[tuple[Client, "Child"]]:
+    """The command in a child of this process, from when it has printed its address on."""
+    from tests.commands import Child, Command  # which need POSIX
+
+    with Child(Command(("serve", *words), Path.cwd(), ALIKE, seconds=1200)) as child:
+        url = child.out.readline().decode()
+        assert url.endswith("\n"), child.err
+        yield Client.of(url[:-1]), child
