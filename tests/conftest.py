@@ -11,8 +11,9 @@ from inspect import unwrap
 from pathlib import Path
 from time import perf_counter
 
-# Before torch is imported: pytest's workers use all CPUs already.
+# Before torch is imported: pytest's workers use all CPUs already, so threads do not keep one busy while they wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ from charlm.training.session import TransformerSession
 from charlm.training.sizes import Budget
 
 settings.register_profile("charlm", deadline=None)  # nothing is asserted about seconds
-settings.load_profile("charlm")
+settings.register_profile("quick", deadline=None, max_examples=30)  # others each time
 tqdm.monitor_interval = 0  # no thread that could hold a lock while tests/forks.py forks
 
 WAITS = downloads.WAITS
@@ -66,6 +67,11 @@ class After:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--thorough", action="store_true", help="the larger numbers of the slow tests")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Without the slow tests, fewer examples of each property."""
+    settings.load_profile("quick" if config.getoption("markexpr") == "not slow" else "charlm")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

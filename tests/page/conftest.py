@@ -115,24 +115,38 @@ def page(engine_page: Page) -> Iterator[Page]:
 OpenPage = Callable[[bytes], dict[str, Any]]
 
 
-@pytest.fixture
-def browser_page(browser: "Browser") -> Iterator["BrowserPage"]:
-    """A page on a desktop, which may not complain, fail, or ask any host for anything."""
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
+_wrong: list[str] = []
+
+
+@pytest.fixture(scope="session")
+def desktop(browser: "Browser") -> Iterator["BrowserPage"]:
+    """A page on a desktop, for all tests that load theirs into it."""
+    context = browser.new_context()
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     page = context.new_page()
     page.set_default_timeout(PATIENCE)
-    wrong: list[str] = []
-    page.on("console", lambda message: wrong.append(message.text))
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("request", lambda request: wrong.append(request.url) if _leaves(request.url) else None)
+    page.on("console", lambda message: _wrong.append(message.text))
+    page.on("pageerror", lambda error: _wrong.append(str(error)))
+    page.on("request", lambda request: _wrong.append(request.url) if _leaves(request.url) else None)
     yield page
     context.close()
+
+
+@pytest.fixture
+def browser_page(desktop: "BrowserPage") -> Iterator["BrowserPage"]:
+    """That page as if it were new, which may not complain, fail, or ask any host for anything."""
+    desktop.goto("about:blank")
+    desktop.set_viewport_size({"width": 1280, "height": 800})
+    desktop.emulate_media(color_scheme="null")
+    desktop.mouse.move(0, 0)
+    _wrong.clear()
+    yield desktop
+    wrong = _wrong[:]
     assert wrong == []
 
 
 def _leaves(url: str) -> bool:
-    return not url.startswith(("file:", "blob:", "data:"))
+    return not url.startswith(("file:", "blob:", "data:", "about:"))
 
 
 Opened = Callable[..., "BrowserPage"]
