@@ -96,7 +96,7 @@ def test_the_served_page_is_used(models: Models, page: "Page", said: list[str]) 
 def test_stop_ends_the_computation_and_a_server_that_is_gone_is_told(
     models: Models, page: "Page", said: list[str]
 ) -> None:
-    with serving("--checkpoints", str(models.root("prior"))) as (client, child):
+    with serving("--checkpoints", str(models.root("mixture"))) as (client, child):
         opened(page, client, said)
         write(page, PROMPT, 10_000)
         page.get_by_text("of 10000 characters").first.wait_for()
