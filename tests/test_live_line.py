@@ -129,7 +129,7 @@ def _read(terminal: int) -> bytes:
         return b""
 
 
-@pytest.mark.parametrize("width", [100, 60, 40])
+@pytest.mark.parametrize("width", [100, pytest.param(60, marks=pytest.mark.slow), 40])
 def test_training_on_a_terminal_of_any_width(tmp_path: Path, width: int) -> None:
     """The live line is one line with the time left; no message is cut within a word."""
     (tmp_path / "ducks.txt").write_text(TEXT)
