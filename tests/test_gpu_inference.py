@@ -35,9 +35,9 @@ RUNS = {
     "ngram": ("--model=ngram",),
 }
 COMMANDS = {
-    "eval": ("eval", "--json"),
+    "eval": ("eval", "short.txt", "--json"),
     "eval --online": ("eval", "short.txt", "--online", "--json"),
-    "surprisal": ("surprisal", "--by", "char", "--format", "jsonl"),
+    "surprisal": ("surprisal", "short.txt", "--by", "char", "--format", "jsonl"),
     "sample": ("sample", "-n", "3", "--seed", "3", "--length", "20", "--json"),
 }
 
@@ -99,7 +99,7 @@ def test_every_kind_of_run_computes_on_the_device_and_says_so(
     assert "cannot" not in done.err
     if command != "surprisal":
         assert {row["device"] for row in found} == {"meta"}
-    assert [row["device"] for row in lines(runs("eval", "--json", "--run", kind))] == ["cpu"]
+    assert [row["device"] for row in lines(runs(*COMMANDS["eval"], "--run", kind))] == ["cpu"]
 
 
 @pytest.mark.parametrize("command", ["eval", "surprisal", "sample"])

@@ -138,7 +138,7 @@ def test_in_the_middle_of_a_text(models: Models, play: Any) -> None:
     play(steps)
 
 
-@pytest.mark.parametrize("key", ["escape", "ctrl+c", "x"])
+@pytest.mark.parametrize("key", ["escape", pytest.param("ctrl+c", marks=pytest.mark.slow), "x"])
 def test_what_is_being_written_can_be_stopped(play: Any, key: str) -> None:
     async def steps(desk: Desk, pilot: Pilot[str]) -> None:
         await pilot.press("tab")
