@@ -10,7 +10,7 @@ import torch
 from charlm.inference import members
 from charlm.model.transformer import LanguageModel
 from charlm.training import device
-from tests.cli.kept import TEXT, bring, refused
+from tests.cli.kept import TEXT, bring, refused, thinned
 from tests.conftest import Result
 
 Charlm = Callable[..., Result]
@@ -85,7 +85,9 @@ def test_the_cpu_by_name_is_the_default_bit_for_bit(runs: Charlm, command: str, 
     assert lines(runs(*words, "--device", "cpu")) == lines(runs(*words))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in RUNS if kind != "ngram"])
+@pytest.mark.parametrize(
+    "kind", thinned([kind for kind in RUNS if kind != "ngram"], "prior", "documents", "recurrent")
+)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_kind_of_run_computes_on_the_device_and_says_so(
     runs: Charlm, as_gpu: None, command: str, kind: str

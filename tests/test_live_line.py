@@ -63,7 +63,7 @@ def test_what_is_done_goes_before_the_time_left() -> None:
     assert what in shown[80] and "loss 2.132" in shown[80] and what not in shown[30]
 
 
-@pytest.mark.parametrize("quiet", [False, True])
+@pytest.mark.parametrize("quiet", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_members_have_a_line_a_loss_and_a_speed_of_their_own(
     charlm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, quiet: bool
 ) -> None:

@@ -56,7 +56,7 @@ class Place:
     def child(self, words: str) -> Done:
         """A command in a child, which is ended after some seconds: it may train on and on, since a record says so."""
         place = {"CHARLM_CACHE": str(self.here / "cache")}
-        return Command(tuple(words.split()), self.here, place, seconds=10).run()
+        return Command(tuple(words.split()), self.here, place, seconds=3).run()
 
     def restore(self) -> None:
         """All as it was made."""

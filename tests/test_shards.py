@@ -235,7 +235,7 @@ def test_killed_while_preparing_at_any_moment_it_is_made_again(
     write("t", text)
     drawn = random.Random(5)
     unfinished = 0
-    for i in range(100 if thorough else 5):
+    for i in range(100 if thorough else 3):
         monkeypatch.setenv("CHARLM_CACHE", str(tmp_path / str(i)))
         child = start(lambda i=i: _prepare(stuck=i == 0))  # type: ignore[misc]
         while not list(tmp_path.glob(f"{i}/corpora/*")):  # it has begun to write

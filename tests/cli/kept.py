@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,11 @@ COMMANDS = (
 )
 Charlm = Callable[..., Any]
 _MADE: dict[object, Path] = {}
+
+
+def thinned(names: Iterable[str], *slow: str) -> list[Any]:
+    """These names to parametrize with, some of them slow."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in slow)) for name in names]
 
 
 def prose(lines: int = 300, seed: int = 1) -> str:
