@@ -321,11 +321,12 @@ def test_a_terminal_gets_no_control_characters_unless_it_asks_for_them(
     assert prompt + json.loads(row)["text"] + "\n" == plain
 
 
+@pytest.mark.skipif(os.name == "nt", reason="forks")
 def test_text_streams_to_a_pipe_and_ends_when_its_reader_leaves(models: Models) -> None:
     """It is told to write for hours, so what is read was written before its end."""
     root = str(models.root("counts"))
     words = ("sample", "counts", "--checkpoints", root, "--length", "1000000000", "--seed", "1")
-    from tests.commands import Child, Command  # which need POSIX
+    from tests.commands import Child, Command
 
     with Child(Command(words, Path.cwd())) as running:
         start = running.out.read(1000)
