@@ -244,10 +244,10 @@ def test_a_signal_ends_it_at_once_also_while_it_writes(models: Models, number: i
     with serving("--checkpoints", str(models.root("prior"))) as (client, child):
         with client.begin("generate", text="a", length=10**9) as connection:
             assert connection.recv(100)
-            child.signal(number)
-            done = child.end()
-        assert (done.code, done.out) == (code, b"")
-        assert done.err.count("error: ") == (number != signal.SIGINT) and "Traceback" not in done.err
+            child.send_signal(number)
+            out, err = child.communicate()
+        assert (child.returncode, out) == (code, b"")
+        assert err.count(b"error: ") == (number != signal.SIGINT) and b"Traceback" not in err, err
 
 
 def test_its_address_is_all_that_goes_to_standard_output_and_is_new_each_time(models: Models) -> None:
@@ -257,9 +257,9 @@ def test_its_address_is_all_that_goes_to_standard_output_and_is_new_each_time(mo
         assert one.request("GET", f"/?token={other.token}").status == 403
         page = one.request("GET", f"/?token={one.token}")
         assert page.status == 200 and one.token.encode() not in page.body
-        child.signal(signal.SIGINT)
-        done = child.end()
-        assert done.out == b"" and one.token not in done.err
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate()
+        assert out == b"" and one.token.encode() not in err
 
 
 def test_what_it_cannot_serve_is_refused(charlm: Charlm, models: Models) -> None:

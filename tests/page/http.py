@@ -1,19 +1,19 @@
-"""A page server in a child of this process, and its client: whole requests, and raw bytes where those are what is tested."""
+"""A page server in a process of its own, and its client: whole requests, and raw bytes where those are what is tested."""
 
 import http.client
 import json
+import os
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tests.cli.kept import within
 from tests.cli.models import ALIKE
-
-if TYPE_CHECKING:
-    from tests.commands import Child
 
 SECONDS = 120
 """After so many a test gives up; nothing is asserted about it."""
@@ -125,11 +125,22 @@ def status_of(connection: socket.socket) -> int:
 
 
 @contextmanager
-def serving(*words: str) -> Iterator[tuple[Client, "Child"]]:
-    """The command in a child of this process, from when it has printed its address on."""
-    from tests.commands import Child, Command  # which need POSIX
-
-    with Child(Command(("serve", *words), Path.cwd(), ALIKE, seconds=1200)) as child:
-        url = child.out.readline().decode()
-        assert url.endswith("\n"), child.err
+def serving(*words: str) -> Iterator[tuple[Client, subprocess.Popen[bytes]]]:
+    """The command in a process of its own, from when it has printed its address on."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "charlm", "serve", *words],
+        env={**os.environ, **ALIKE},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **within(1200),
+    )
+    assert child.stdout is not None and child.stderr is not None
+    try:
+        url = child.stdout.readline().decode()
+        assert url.endswith("\n"), child.stderr.read().decode()
         yield Client.of(url[:-1]), child
+    finally:
+        with suppress(ProcessLookupError):
+            child.kill()
+        child.communicate()
