@@ -1,9 +1,10 @@
 """A training job: trains a run to its end, with its deadline, n-gram baseline, logs and report."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import wraps
 from time import perf_counter
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 import torch
 
@@ -48,6 +49,7 @@ from charlm.training.signals import Stop
 from charlm.training.teacher import Teacher
 from charlm.training.trainer import Trainer
 
+P = ParamSpec("P")
 PREVIEW_CHARS = 120
 BASELINE_SHARE = 0.1  # of a run's time, at most, for counting the baseline
 BASELINE_SECONDS = 10.0  # the same for a run without a time
@@ -267,6 +269,23 @@ def _new_folder(request: TrainRequest, *, shared_name: bool) -> RunFolder:
     return made[0] if made else RunFolder(request.root / name)
 
 
+def _unlocked_if_refused(
+    reopening: Callable[Concatenate[RunFolder, P], TrainingJob],
+) -> Callable[Concatenate[RunFolder, P], TrainingJob]:
+    """Unlock a run that is not resumed after all: who keeps the error, as a notebook does, can try again."""
+
+    @wraps(reopening)
+    def unlocking(folder: RunFolder, /, *args: P.args, **named: P.kwargs) -> TrainingJob:
+        try:
+            return reopening(folder, *args, **named)
+        except BaseException:
+            folder.unlock()
+            raise
+
+    return unlocking
+
+
+@_unlocked_if_refused
 def reopen(
     folder: RunFolder,
     messages: Messages,

@@ -8,10 +8,12 @@ import signal
 import sys
 import termios
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 from time import perf_counter
 
 from charlm.cli.main import run as main
@@ -52,6 +54,8 @@ class Command:
     encoding: str = "utf-8"
     seconds: int = 300
     """After so many it is ended by SIGALRM, whatever it waits for."""
+    stdin: int | None = None
+    """A descriptor; None: nothing comes from there."""
 
     def begin(self, out: int, err: int) -> int:
         """Start it with these descriptors; its process id."""
@@ -101,7 +105,7 @@ class Command:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(os.open(os.devnull, os.O_RDONLY) if self.stdin is None else self.stdin, 0)
         os.dup2(out, 1)
         os.dup2(err, 2)
         for descriptor in self.closed:
@@ -123,3 +127,42 @@ class Command:
         raw = io.FileIO(number, "r" if number == 0 else "w", closefd=False)
         buffered = io.BufferedReader(raw) if number == 0 else io.BufferedWriter(raw)
         return io.TextIOWrapper(buffered, self.encoding, how, line_buffering=raw.isatty())  # type: ignore[arg-type]
+
+
+class Child:
+    """A command at work: what it prints can be read meanwhile, and signals sent to it."""
+
+    def __init__(self, command: Command) -> None:
+        self._folder = Path(mkdtemp(prefix="child-"))
+        out, theirs = os.pipe()
+        self.out = open(out, "rb")  # noqa: SIM115  closed at the end
+        with open(self._folder / "err", "wb") as err:
+            self.pid = replace(command, closed=command.closed | {out}).begin(theirs, err.fileno())
+        os.close(theirs)
+        self._code: int | None = None
+
+    def __enter__(self) -> "Child":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it, if it has not ended."""
+        if self._code is None:
+            self.signal(signal.SIGKILL)
+        self.end()
+        self.out.close()
+        rmtree(self._folder)
+
+    @property
+    def err(self) -> str:
+        """What it has said so far."""
+        return (self._folder / "err").read_text("utf-8", "replace")
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def end(self) -> Done:
+        """Wait for its end; of its output what was not read before."""
+        out = b"" if self.out.closed else self.out.read()
+        if self._code is None:
+            self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return Done(self._code, out, self.err)

@@ -8,16 +8,20 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from inspect import unwrap
 from pathlib import Path
 from time import perf_counter
 
-# Before torch is imported: pytest's workers use all CPUs already.
+# Before torch is imported: pytest's workers use all CPUs already, so threads do not keep one busy while they wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
+import typer.main
 from hypothesis import settings
 from tqdm import tqdm
+from typer.models import CommandInfo
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli.main import run as main
@@ -34,7 +38,7 @@ from charlm.training.session import TransformerSession
 from charlm.training.sizes import Budget
 
 settings.register_profile("charlm", deadline=None)  # nothing is asserted about seconds
-settings.load_profile("charlm")
+settings.register_profile("quick", deadline=None, max_examples=30)  # others each time
 tqdm.monitor_interval = 0  # no thread that could hold a lock while tests/forks.py forks
 
 WAITS = downloads.WAITS
@@ -68,6 +72,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--seed", type=int, help="draw again what a test that failed drew, by the seed that it shows"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Without the slow tests, fewer examples of each property."""
+    settings.load_profile("quick" if config.getoption("markexpr") == "not slow" else "charlm")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -104,6 +113,22 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
     """Where nothing but a process is killed, what was written is there; tests/test_faults.py imagines the rest."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _options_made_once() -> Iterator[None]:
+    """Typer makes the options of all commands anew for every command line; of thousands here, once."""
+    make, made = typer.main.get_command_from_info, dict[object, object]()
+
+    def once(command_info: CommandInfo, **how: object) -> object:
+        key = (command_info.name, unwrap(command_info.callback))  # type: ignore[arg-type]
+        if key not in made:
+            made[key] = make(command_info, **how)  # type: ignore[arg-type]
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command_from_info", once)
         yield
 
 

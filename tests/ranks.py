@@ -9,6 +9,7 @@ from pathlib import Path
 from time import perf_counter, sleep
 
 from charlm.cli.main import run as main
+from charlm.training import trainer
 from tests.conftest import Result
 from tests.forks import end_after, start
 
@@ -93,6 +94,27 @@ class Started:
         prepare(rank)
         sys.argv = ["charlm", *words]
         return main(perf_counter())
+
+
+def stopped_at(step: int, number: int = signal.SIGTERM) -> Callable[[int], None]:
+    """For `prepare`: rank 0 gets a signal when it begins that step, counted over all runs that it trains.
+
+    It may hear of it a step later.
+    """
+
+    def prepare(rank: int) -> None:
+        real, n_steps = trainer.train_step, 0
+
+        def train_step(*given: object) -> object:
+            nonlocal n_steps
+            n_steps += 1
+            if n_steps == step and rank == 0:
+                signal.raise_signal(number)  # to this thread, before it goes on
+            return real(*given)  # type: ignore[arg-type]
+
+        trainer.train_step = train_step  # type: ignore[assignment]  # in a fork
+
+    return prepare
 
 
 def together(n: int, *words: str, prepare: Callable[[int], None] = lambda rank: None) -> list[Result]:

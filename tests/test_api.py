@@ -179,6 +179,14 @@ def test_train_raises_the_interrupt_when_the_run_is_saved(
     assert charlm("resume", "cut").code == 0 and api.load("cut").step == 9
 
 
+def test_a_resume_that_is_refused_leaves_the_run_to_the_next_one(elsewhere: Path) -> None:
+    Path("ducks.txt").write_text(TEXT)
+    charlm.train("ducks.txt", run="counts", model="ngram")
+    with pytest.raises(UsageError, match="needs no further training") as refused:
+        charlm.resume("counts", steps=2)
+    assert charlm.resume("counts").name == "counts" and refused.tb, "as a notebook keeps its last error"
+
+
 def test_a_loop_that_is_left_saves_the_run(charlm: Charlm) -> None:
     import charlm as api
 

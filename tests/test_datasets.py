@@ -8,7 +8,7 @@ import random
 import re
 import socket
 import sys
-import time
+import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -55,9 +55,6 @@ class Server(Loopback):
         to.send_header("Location", "/good")
         to.end_headers()
 
-    def slow(self, to: Any) -> None:
-        time.sleep(0.6)
-
     def raw(self, to: Any) -> None:
         """Whatever bytes, until they end or no one listens."""
         with suppress(OSError):
@@ -68,11 +65,12 @@ class Server(Loopback):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(remote, "TIMEOUT", 0.3)
     monkeypatch.setattr(downloads, "WAITS", (0.0,))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    ENDED.clear()
     made = Server()
     yield made
+    ENDED.set()
     made.close()
 
 
@@ -92,6 +90,15 @@ def test_the_text_arrives_whole(server: Server, tmp_path: Path, path: str) -> No
     assert told and told[-1] == len(BODY)
     asked = server.asked
     assert fetch(text_at(server, path), target.parent) == target and server.asked == asked
+
+
+ENDED = threading.Event()
+
+
+def nothing() -> Iterator[bytes]:
+    """Nothing, as long as the test waits for it."""
+    ENDED.wait()
+    yield b""
 
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -118,7 +125,7 @@ TO = b"HTTP/1.1 302 Found\r\nLocation: "
         (lambda: [TO + b"ftp://127.0.0.1/text\r\n\r\n"], "redirected from http to ftp"),
         (lambda: [TO + b"file:///etc/passwd\r\n\r\n"], "file:///etc/passwd"),
         (lambda: [TO + b"/raw\r\n\r\n"], "answers 302"),
-        (lambda: iter(lambda: time.sleep(0.6) or b"", None), "timed out"),
+        (nothing, "timed out"),
     ],
 )
 @pytest.mark.filterwarnings(
@@ -133,6 +140,8 @@ def test_anything_else_is_one_sentence_and_leaves_no_file(
     said: str,
 ) -> None:
     server.answer = answer
+    if answer is nothing:
+        monkeypatch.setattr(remote, "TIMEOUT", 0.1)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(datasets.TEXTS, "text", text_at(server, "raw"))
     monkeypatch.setattr(sys, "argv", ["charlm", "data", "get", "text"])

@@ -34,7 +34,6 @@ def _quickly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CHARLM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(downloads, "WAITS", (0.0,) * 3)
-    monkeypatch.setattr(remote, "TIMEOUT", 2.0)
 
 
 @pytest.fixture

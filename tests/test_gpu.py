@@ -260,7 +260,9 @@ def test_a_loss_that_is_not_finite_changes_nothing(
     assert float(found.optimizer.n_updates) == 1
 
 
-@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize(
+    "model", [PRIOR, pytest.param(NGRAMS, marks=pytest.mark.slow)], ids=["prior", "n-gram"]
+)
 def test_loss_and_update_compile_as_one_graph_each_and_once(
     as_gpu: None, tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, model: dict[str, object]
 ) -> None:

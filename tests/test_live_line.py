@@ -63,7 +63,7 @@ def test_what_is_done_goes_before_the_time_left() -> None:
     assert what in shown[80] and "loss 2.132" in shown[80] and what not in shown[30]
 
 
-@pytest.mark.parametrize("quiet", [False, True])
+@pytest.mark.parametrize("quiet", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_members_have_a_line_a_loss_and_a_speed_of_their_own(
     charlm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, quiet: bool
 ) -> None:
@@ -129,7 +129,7 @@ def _read(terminal: int) -> bytes:
         return b""
 
 
-@pytest.mark.parametrize("width", [100, 60, 40])
+@pytest.mark.parametrize("width", [100, pytest.param(60, marks=pytest.mark.slow), 40])
 def test_training_on_a_terminal_of_any_width(tmp_path: Path, width: int) -> None:
     """The live line is one line with the time left; no message is cut within a word."""
     (tmp_path / "ducks.txt").write_text(TEXT)

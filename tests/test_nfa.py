@@ -64,7 +64,7 @@ def written(matcher: SymbolMatcher, length: int) -> tuple[set[str], set[str]]:
     return whole, begun
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(PATTERNS, st.sampled_from([SPELLED, BYTES]), st.integers(0, LONGEST))
 def test_what_is_written_is_what_matches_and_nothing_leads_nowhere(
     pattern: str, vocabulary: Vocabulary, length: int
@@ -91,7 +91,7 @@ def test_what_is_written_is_what_matches_and_nothing_leads_nowhere(
 @given(
     PATTERNS, st.integers(0, 2**32 - 1), st.sampled_from([{}, {"top_k": 2}, {"top_p": 0.5}, {"min_p": 0.9}])
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_masked_probabilities_sum_to_one_and_keep_their_proportions(
     pattern: str, seed: int, filters: dict[str, float]
 ) -> None:

@@ -113,8 +113,7 @@ def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
     return a.tobytes() == b.tobytes() and a.dtype == b.dtype and a.shape == b.shape
 
 
-@pytest.mark.parametrize("n_folds", [0, 3, 10])
-@pytest.mark.parametrize("end", [None, 1])
+@pytest.mark.parametrize(("n_folds", "end"), [(0, None), (3, 1), (10, None)])
 @pytest.mark.parametrize(
     ("n_symbols", "order"), [(2, 7), (5, 0), (65, 8), (300, 4), (300, 8), (70_000, 2), (70_000, 5)]
 )
@@ -134,13 +133,15 @@ def test_rows_in_c_are_the_same_to_the_last_bit(
         model = KneserNey(n_symbols, built.levels, built.fold_counts, dense=dense)
         plain = in_numpy(model)
         assert model.kernel is not None
-        for n_threads in (1, 2):
-            torch.set_num_threads(n_threads)
-            for part, before in ((folds, None), (None, None), (None, 0), (folds, 1)):
-                expected = plain.log_rows(ids, starts, T, before=before, folds=part)
-                assert same_bits(model.log_rows(ids, starts, T, before=before, folds=part), expected)
-            expected = plain.log_rows(unseen, starts // 10, T)
-            assert same_bits(model.log_rows(unseen, starts // 10, T), expected)
+        kinds = [
+            (ids, starts, before, part)
+            for part, before in ((folds, None), (None, None), (None, 0), (folds, 1))
+        ]
+        for read, at, before, part in (*kinds, (unseen, starts // 10, None, None)):
+            expected = plain.log_rows(read, at, T, before=before, folds=part)
+            for n_threads in (1, 2):
+                torch.set_num_threads(n_threads)
+                assert same_bits(model.log_rows(read, at, T, before=before, folds=part), expected)
 
 
 @pytest.mark.parametrize("memory", [1 << 28, 1 << 16])

@@ -22,7 +22,7 @@ from charlm.place import Place
 from charlm.training import distributed, rank_watch, sharded_save, trainer
 from charlm.training import step as training_step
 from tests.conftest import TEXT, Result
-from tests.ranks import Started, free_port, together
+from tests.ranks import Started, free_port, stopped_at, together
 
 SMALL = [
     *("--n-layer", "2", "--n-embd", "16", "--n-head", "2", "--block-size", "16", "--batch-size", "8"),
@@ -65,80 +65,39 @@ def succeeded(results: list[Result]) -> None:
     assert results[0].out and not any(result.out or result.err for result in results[1:])
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        (
-            "--members",
-            "prior,no-prior",
-            "--reserved-chars",
-            "400",
-            "--ngram-embeddings",
-            "3",
-            "--grad-accum",
-            "2",
-        ),
-        ("--plain", "--optimizer", "adamw"),
-    ],
+SETTINGS = (
+    "--members prior,no-prior --reserved-chars 400 --ngram-embeddings 3 --grad-accum 2",
+    "--plain --optimizer adamw",
 )
-def test_any_number_of_ranks_has_the_same_curve_and_ends_with_the_same_weights(
-    settings: tuple[str, ...],
-) -> None:
-    """Of a batch of 8 three ranks read 3, 3 and 2 rows."""
-    for n in (1, 2, 3):
-        succeeded(together(n, *TRAIN, "--steps", "20", "--name", f"of-{n}", *settings))
-    for n in (2, 3):
-        for (step, loss, norm), (at, other, its_norm) in zip(curve("of-1"), curve(f"of-{n}"), strict=True):
-            assert step == at and abs(loss - other) < 1e-5 and abs(norm - its_norm) < 1e-5 * max(1, norm)
-        assert distance("of-1", f"of-{n}") < 1e-4
-        assert snapshot(f"of-{n}").state["ranks"] == n
 
 
-def stopped_at_6(rank: int) -> None:
-    """Ends with the run as a signal would leave it, after six steps, or a little later where another thread is slow to hear of it."""
-    real, n_steps = trainer.train_step, 0
-
-    def step(*given: object) -> object:
-        nonlocal n_steps
-        n_steps += 1
-        if n_steps == 6 and rank == 0:
-            signal.raise_signal(signal.SIGTERM)  # to this thread, before it goes on
-        return real(*given)  # type: ignore[arg-type]
-
-    trainer.train_step = step  # type: ignore[assignment]  # in a fork
-
-
-def test_a_run_goes_on_with_another_number_of_ranks() -> None:
-    succeeded(together(1, *TRAIN, "--steps", "18", "--name", "whole"))
-    assert [r.code for r in together(2, *TRAIN, "--steps", "18", "--name", "cut", prepare=stopped_at_6)] == [
-        143
-    ] * 2
-    first = snapshot("cut").step
-    assert [r.code for r in together(1, "resume", "cut", prepare=stopped_at_6)] == [143]
-    assert 6 <= first < snapshot("cut").step < 18
-    results = together(2, "resume", "cut")
-    succeeded(results)
-    assert "trained with ranks 1, but resumes with 2" in re.sub(r"\s+", " ", results[0].err)
-    assert len(curve("cut")) == 18 and distance("whole", "cut") < 1e-4
+def same_curve_and_weights(a: str, b: str) -> None:
+    for (step, loss, norm), (at, other, its_norm) in zip(curve(a), curve(b), strict=True):
+        assert step == at and abs(loss - other) < 1e-5 and abs(norm - its_norm) < 1e-5 * max(1, norm)
+    assert distance(a, b) < 1e-4
 
 
 @pytest.mark.parametrize(
     ("n", "settings"),
     [
-        (2, "--members prior,no-prior --reserved-chars 400 --ngram-embeddings 3 --grad-accum 2"),
-        (3, "--plain --optimizer adamw"),
+        *((n, settings) for n, settings in zip((2, 3), SETTINGS, strict=True)),
+        *(
+            pytest.param(n, settings, marks=pytest.mark.slow)
+            for n, settings in zip((3, 2), SETTINGS, strict=True)
+        ),
     ],
 )
-def test_divided_weights_have_the_curve_of_whole_ones_and_end_with_the_same_checkpoint(
+def test_any_number_of_ranks_has_the_same_curve_and_ends_with_the_same_weights_divided_or_whole(
     n: int, settings: str
 ) -> None:
-    """Of three ranks the last has fewer rows of some weights, and of others none."""
+    """Of a batch of 8 three ranks read 3, 3 and 2 rows, and the last has fewer rows of some weights, and of others none."""
     train = [*TRAIN, *settings.split(), "--steps", "20"]
+    succeeded(together(1, *train, "--name", "alone"))
     succeeded(together(n, *train, "--name", "whole"))
     succeeded(together(n, *train, "--shard", "--name", "divided"))
-    for (step, loss, norm), (at, other, its_norm) in zip(curve("whole"), curve("divided"), strict=True):
-        assert step == at and abs(loss - other) < 1e-5 and abs(norm - its_norm) < 1e-5 * max(1, norm)
-    assert distance("whole", "divided") < 1e-4
+    same_curve_and_weights("alone", "whole")
+    same_curve_and_weights("whole", "divided")
+    assert snapshot("whole").state["ranks"] == n
     evaluated = [evaluations(name) for name in ("whole", "divided")]
     assert len(evaluated[0]) > 2 and np.allclose(*evaluated, rtol=0, atol=1e-5)
     whole, divided = snapshot("whole").optimizer, snapshot("divided").optimizer
@@ -147,11 +106,26 @@ def test_divided_weights_have_the_curve_of_whole_ones_and_end_with_the_same_chec
     assert snapshot("divided").state["shard"] and not snapshot("whole").state["shard"]
 
 
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_ranks() -> None:
+    succeeded(together(1, *TRAIN, "--steps", "18", "--name", "whole"))
+    assert [r.code for r in together(2, *TRAIN, "--steps", "18", "--name", "cut", prepare=stopped_at(6))] == [
+        143
+    ] * 2
+    first = snapshot("cut").step
+    assert [r.code for r in together(1, "resume", "cut", prepare=stopped_at(6))] == [143]
+    assert 6 <= first < snapshot("cut").step < 18
+    results = together(2, "resume", "cut")
+    succeeded(results)
+    assert "trained with ranks 1, but resumes with 2" in re.sub(r"\s+", " ", results[0].err)
+    assert len(curve("cut")) == 18 and distance("whole", "cut") < 1e-4
+
+
 def test_a_run_goes_on_with_divided_weights_or_whole_ones() -> None:
     train = [*TRAIN, "--steps", "18", "--no-prior"]
     succeeded(together(1, *train, "--name", "whole"))
     for n, words in ((2, [*train, "--name", "cut", "--shard"]), (1, ["resume", "cut"])):
-        assert [r.code for r in together(n, *words, prepare=stopped_at_6)] == [143] * n
+        assert [r.code for r in together(n, *words, prepare=stopped_at(6))] == [143] * n
     assert 12 <= snapshot("cut").step < 18
     results = together(2, "resume", "cut", "--shard")
     succeeded(results)

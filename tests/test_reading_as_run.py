@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.kept import thinned
 from tests.conftest import Result
 
 Run = Callable[..., Result]
@@ -95,7 +96,9 @@ def figure(result: Result) -> dict[str, object]:
     return {name: row[name] for name in ("chars", "bits_per_char", "document_ends")}
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", thinned(CASES, "field between semicolons", "field, a document each", "nfc", "newlines")
+)
 def test_every_command_reads_a_text_as_the_run_read_its_own(charlm: Run, name: str) -> None:
     case = CASES[name]
     new = f"new{case.name[1:]}"

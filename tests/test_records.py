@@ -6,7 +6,8 @@ import random
 import re
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import pytest
 from charlm.checkpoint import safe_io
 from charlm.checkpoint.run_folder import RunFolder
 from tests.commands import Command, Done
-from tests.conftest import TEXT
-from tests.forks import bound_by_permissions
+from tests.conftest import TEXT, Result
+from tests.forks import permissions_bind
 from tests.hostile import JSON
 
 TOY = (
@@ -44,23 +45,24 @@ OF_CACHE = ("cache", "cache --json", "eval --run toy", "train t.txt --dry-run", 
 class Place:
     """A folder with a run, a comparison and a cache, as they were made."""
 
-    def __init__(self, made: Path, here: Path) -> None:
-        self.made, self.here = made, here
+    def __init__(self, made: Path, here: Path, run: Callable[..., Result]) -> None:
+        self.made, self.here, self.run = made, here, run
 
-    def charlm(self, words: str, before: Any = lambda: None) -> Done:
-        """A command in it; one that trains on, since a record says so, is ended after some seconds."""
+    def charlm(self, words: str, *more: str, bound: bool = False) -> Result:
+        """A command in it; permissions may bind it."""
+        with permissions_bind() if bound else nullcontext():
+            return self.run(*words.split(), *more)
 
-        def limited() -> None:
-            signal.alarm(10)
-            before()
-
+    def child(self, words: str) -> Done:
+        """A command in a child, which is ended after some seconds: it may train on and on, since a record says so."""
         place = {"CHARLM_CACHE": str(self.here / "cache")}
-        return Command(tuple(words.split()), self.here, place, before=limited).run()
+        return Command(tuple(words.split()), self.here, place, seconds=3).run()
 
     def restore(self) -> None:
         """All as it was made."""
         shutil.rmtree(self.here, ignore_errors=True)
         shutil.copytree(self.made, self.here, symlinks=True)
+        os.chdir(self.here)
 
 
 @pytest.fixture(scope="module")
@@ -68,12 +70,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     (folder / "t.txt").write_text(TEXT * 2)
     (folder / "more.txt").write_text(TEXT[:2000].replace("duck", "goose"))
-    place = Place(folder, folder)
     for words in (
         f"train t.txt --run toy --steps 4 --n-layer 1 --prior --prior-order 2 {' '.join(TOY)}",
         f"compare t.txt --run cp --vary n_layer=1,2 --steps 3 {' '.join(TOY)}",
     ):
-        done = place.charlm(words)
+        done = Command(tuple(words.split()), folder, {"CHARLM_CACHE": str(folder / "cache")}).run()
         assert done.code == 0, done.err
     for left in (".out", ".err"):
         (folder / left).unlink()
@@ -82,13 +83,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(made: Path, tmp_path: Path) -> Place:
-    found = Place(made, tmp_path / "here")
-    found.restore()
+def place(
+    made: Path, tmp_path: Path, charlm: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> Place:
+    found = Place(made, tmp_path / "here", charlm)
+    monkeypatch.setenv("CHARLM_CACHE", str(found.here / "cache"))
+    found.restore()  # `charlm` goes back from there
     return found
 
 
-def judge(done: Done, words: str, what: object = "") -> None:
+def judge(done: Done | Result, words: str, what: object = "") -> None:
     """A result, or one sentence and its code; never a bug of ours."""
     if done.code == -signal.SIGALRM:
         return
@@ -162,7 +166,7 @@ def attempt(place: Place, number: int) -> None:
     if rng.random() < 0.5:
         (place.here / "checkpoints" / "toy" / "report.html").unlink()  # so that resume makes it
     for words in commands:
-        judge(place.charlm(words), words, (number, "/".join(parts)))
+        judge(place.child(words), words, (number, "/".join(parts)))
     place.restore()
 
 
@@ -251,13 +255,11 @@ def test_names_that_no_run_has(place: Place, name: str) -> None:
         "train t.txt --steps 1 --run",
         "train t.txt --from",
     ):
-        done = Command((*words.split(), name), place.here, {"CHARLM_CACHE": str(place.here / "cache")}).run()
+        done = place.charlm(words, name)
         assert done.code in (2, 4) and done.err.count("error: ") == 1, (words, done.err)
         assert "\x1b[2J" not in done.err
     for words in ("info", "resume", "doctor", "compare toy", "compare", "runs --remove --yes"):
-        done = Command(
-            (*words.split(), "--", name), place.here, {"CHARLM_CACHE": str(place.here / "cache")}
-        ).run()
+        done = place.charlm(words, "--", name)
         assert done.code in (2, 4) and done.err.count("error: ") == 1, (words, done.err)
 
 
@@ -266,7 +268,7 @@ def test_unfinished_folders_are_no_runs_and_block_nothing(place: Place) -> None:
     for name in (".tmp-aside-", ".tmp-aside-..", ".tmp-aside-x", ".tmp-"):
         (run / name).mkdir()
     shutil.copytree(run, run.with_name(".tmp-gone-old"))
-    assert b"old" not in place.charlm("runs").out
+    assert "old" not in place.charlm("runs").out
     assert place.charlm("resume toy --steps 1").code == 0
     assert place.charlm("sample --length 1").code == 0
 
@@ -284,18 +286,18 @@ def test_a_folder_of_another_user_is_skipped_and_said(place: Place) -> None:
     (place.here / "cache" / "corpora" / "abc").mkdir(mode=0)
     other.chmod(0)
     for words in NAMED:
-        done = place.charlm(words, bound_by_permissions)
+        done = place.charlm(words, bound=True)
         assert done.code == 0 and "other" not in done.err, (words, done.err)
     for words in NEWEST:
-        done = place.charlm(words, bound_by_permissions)
+        done = place.charlm(words, bound=True)
         assert done.code == 0 and "unreadable: other (Permission denied)" in done.err, (words, done.err)
-    done = place.charlm("cache", bound_by_permissions)
+    done = place.charlm("cache", bound=True)
     assert done.code == 0 and "abc" in done.err and "Permission denied" in done.err
     for words, code in (
         *((words.replace("toy", "other"), 4) for words in (*NAMED, "train t.txt --from toy --run y")),
         *(("train t.txt --run other --steps 1", 6), ("runs --remove other --yes", 4), ("compare other", 4)),
     ):
-        done = place.charlm(words, bound_by_permissions)
+        done = place.charlm(words, bound=True)
         assert done.code == code and "Permission denied" in done.err, (words, done.err)
         assert done.err.count("error: ") == 1
     other.chmod(0o700)
@@ -320,7 +322,7 @@ def test_what_cannot_be_read_is_one_sentence(place: Place, hidden: str, mode: in
     path.chmod(mode)
     words = ("runs", "sample --run toy --length 3", "eval", "info toy", "resume toy", "doctor toy", "cache")
     for each in (*words, "compare cp", "runs --remove toy --yes"):
-        judge(place.charlm(each, bound_by_permissions), each, (hidden, oct(mode)))
+        judge(place.charlm(each, bound=True), each, (hidden, oct(mode)))
     if path.exists():
         path.chmod(0o700)
 
@@ -331,9 +333,9 @@ def test_reading_needs_no_permission_to_write(place: Place) -> None:
     for path in folders:
         path.chmod(0o500 if path.is_dir() else 0o400)
     for words in ("runs", "info toy", "sample --run toy --length 3", "eval --run toy", "compare toy twin", "compare cp", "doctor toy", "cache"):  # fmt: skip
-        done = place.charlm(words, bound_by_permissions)
+        done = place.charlm(words, bound=True)
         assert done.code == 0, (words, done.err)
-    done = place.charlm("resume toy --steps 1", bound_by_permissions)
+    done = place.charlm("resume toy --steps 1", bound=True)
     assert done.code == 6 and re.search("cannot be locked: Permission denied", done.err)
     for path in folders:
         path.chmod(0o700)

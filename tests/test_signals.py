@@ -26,9 +26,7 @@ def test_a_signal_sets_the_flag_and_is_announced(name: str) -> None:
     with StopSignals(announced.append) as stop:
         assert not stop.is_set()
         os.kill(os.getpid(), getattr(signal, name))
-        for _ in range(500):
-            if announced:
-                break
+        while not announced:
             time.sleep(0.01)
         assert stop.is_set() and stop.reason == name
     assert announced == [name]
@@ -41,7 +39,7 @@ from charlm.training.signals import StopSignals
 with StopSignals(lambda name: print(name, flush=True)) as stop:
     print("ready", flush=True)
     # One long call that, like a backward pass, lets other threads run, but no handler of Python's.
-    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**7)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
     print("end", stop.reason, flush=True)
     time.sleep(60)
 """
@@ -57,7 +55,7 @@ def test_it_is_answered_while_the_main_thread_is_busy_and_twice_leaves_at_once()
         assert process.stdout.readline() == "SIGINT\n"
         process.send_signal(signal.SIGINT)
         assert "end" not in process.stdout.read(), "both were answered before the long call had ended"
-        assert process.wait(timeout=30) == 130
+        assert process.wait() == 130
 
 
 SHAPE = {

@@ -203,7 +203,7 @@ def test_it_is_judged_once(
     assert len(resizings(session.plan)) == 1
 
 
-@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("killed", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_it_is_resumed_and_repeated_exactly_wherever_it_is_cut(
     tmp_path: Path, corpus: Corpus, machine: Machine, *, killed: bool
 ) -> None:

@@ -36,7 +36,7 @@ def run(
     return Command(args, folder, environment or {}, before=before).run()
 
 
-@pytest.mark.parametrize("stdout", ["-", "/dev/stdout", "/dev/fd/1"])
+@pytest.mark.parametrize("stdout", ["-", pytest.param("/dev/stdout", marks=pytest.mark.slow), "/dev/fd/1"])
 def test_a_file_goes_through_pipes_both_ways(folder: Path, tmp_path: Path, stdout: str) -> None:
     packed = run(folder, "compress", "-", "-o", stdout, stdin=folder / "ducks.txt")
     assert packed.code == 0 and "compressed" in packed.err, packed.err

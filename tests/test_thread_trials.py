@@ -176,7 +176,7 @@ class StopAt:
         return self._session.state.step >= self._step
 
 
-@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("killed", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_under_the_same_plan_each_step_has_the_same_threads_wherever_it_is_cut(
     tmp_path: Path, corpus: Corpus, threaded: Machine, *, killed: bool
 ) -> None:

@@ -148,18 +148,14 @@ def test_a_run_that_was_killed_continues_its_curves_without_doubled_steps(
     """It goes back to the save of an evaluation, and takes steps that it has reported again."""
     pytest.importorskip("tensorboard", reason="the extra `tensorboard` is not installed")
     words = (*TRAIN, "--steps", "1200", "--eval-every", "200", "--report-to", "tensorboard,wandb", "--json")
-    training = started(*words, env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
-    assert training.stdout is not None
-    while json.loads(training.stdout.readline()).get("step", 0) < 250:
-        pass
+    from tests.commands import Child, Command  # which need POSIX
+
     states = [Path("checkpoints/poems/trackers", f"{name}.json") for name in ("tensorboard", "wandb")]
-    while not all(
-        state.exists() for state in states
-    ):  # meanwhile it waits for a reader, after some 500 steps
-        assert training.poll() is None
-        sleep(0.05)
-    training.kill()
-    training.communicate()
+    with Child(Command(words, Path.cwd())) as training:
+        while json.loads(training.out.readline()).get("step", 0) < 250:
+            pass
+        while not all(state.exists() for state in states):
+            sleep(0.05)  # meanwhile it waits for a reader, after some 500 steps
     delivered("poems", "tensorboard", "wandb")
     assert [row["exit_code"] for row in calls(wandb, "finish")] == [1]
     reported = max(row["step"] for row in calls(wandb, "log"))
@@ -213,7 +209,8 @@ def test_a_tracker_that_fails_or_hangs_is_said_once_and_ends_no_training(
     charlm: Charlm, wandb: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
 ) -> None:
     monkeypatch.setenv("FAKE_TROUBLE", trouble)
-    monkeypatch.setattr(process, "LAST_PATIENCE", 3.0)
+    if trouble == "hang":
+        monkeypatch.setattr(process, "LAST_PATIENCE", 1.0)
     trained = charlm(*TRAIN, "--steps", str(STEPS), "--report-to", "wandb")
     assert trained.code == 0, trained.err
     assert len(logged("poems", "Stepped")) == STEPS and "report.html" in trained.out
@@ -239,15 +236,15 @@ def test_a_tracker_that_hangs_during_the_training_is_given_up_on_before_its_end(
 
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGINT")
 def test_ctrl_c_waits_for_no_tracker_that_hangs(charlm: Charlm, wandb: Path) -> None:
-    path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "FAKE_TROUBLE": "hang"}
-    training = started(*TRAIN, "--steps", "100000", "--report-to", "wandb", "--json", env=path)
-    assert training.stdout is not None
-    for line in training.stdout:
-        if json.loads(line)["type"] == "evaluated":
-            training.send_signal(signal.SIGINT)
-            break
-    _, err = training.communicate(timeout=60)
-    assert training.returncode == 130 and b"stopped by SIGINT" in err
+    from tests.commands import Child, Command  # which need POSIX
+
+    words = (*TRAIN, "--steps", "100000", "--patience", "0", "--report-to", "wandb", "--json")
+    with Child(Command(words, Path.cwd(), {"FAKE_TROUBLE": "hang"})) as training:
+        assert any(json.loads(line)["type"] == "evaluated" for line in training.out)
+        training.signal(signal.SIGINT)
+        done = training.end()
+    assert done.code == 130 and "stopped by SIGINT" in done.err
+    assert "not answered" not in done.err, "it was not given up on, but left"
 
 
 def deliveries(name: str, folder: Path, step: int = 0) -> Deliveries:

@@ -360,7 +360,7 @@ CASES: dict[str, Callable[[Path, dict[bool, Run]], Case]] = {
     "the doctor's probe": lambda root, made: probing(root),
     "a text that is known": lambda root, made: knowing(root, made[False]),
 }
-COVERED = ("a checkpoint", "documents in the cache")
+COVERED = ("a checkpoint", "a new run", "a text in the cache", "documents in the cache")
 """What the others show too, and may wait for the slow tests."""
 FEWEST = {"a checkpoint": 24, "a best checkpoint with counts": 36, "a new run": 40, "counts alone": 40}
 """Calls that there are at least: the battery must not become empty unseen."""

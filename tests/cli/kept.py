@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,12 @@ COMMANDS = (
     *("runs", "info", "compare", "cache", "data", "explain", "doctor"),
 )
 Charlm = Callable[..., Any]
-_MADE: dict[tuple[tuple[str, ...], ...], Path] = {}
+_MADE: dict[object, Path] = {}
+
+
+def thinned(names: Iterable[str], *slow: str) -> list[Any]:
+    """These names to parametrize with, some of them slow."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in slow)) for name in names]
 
 
 def prose(lines: int = 300, seed: int = 1) -> str:
@@ -43,23 +48,26 @@ def prose(lines: int = 300, seed: int = 1) -> str:
     return "".join(made)
 
 
-def bring(charlm: Charlm, factory: pytest.TempPathFactory, *commands: tuple[str, ...]) -> None:
-    """Copy here what these commands make, beside `ducks.txt`; they are run once in this process.
+def bring(
+    charlm: Charlm, factory: pytest.TempPathFactory, *commands: tuple[str, ...], geese: str = ""
+) -> None:
+    """Copy here what these commands make, beside `ducks.txt` and `geese.txt`; they are run once in this process.
 
-    Runs are made where they stay, since a run remembers the path of its text.
+    Runs are made where they stay, since a run remembers the path of its text: so no command may name a path here.
     """
-    if commands not in _MADE:
+    if (commands, geese) not in _MADE:
         folder, here = factory.mktemp("made"), Path.cwd()
         os.chdir(folder)
         try:
             Path("ducks.txt").write_text(TEXT)
+            Path("geese.txt").write_text(geese)
             for words in commands:
                 result = charlm(*words)
                 assert result.code == 0, result.err
         finally:
             os.chdir(here)
-        _MADE[commands] = folder
-    shutil.copytree(_MADE[commands], ".", dirs_exist_ok=True, symlinks=True)
+        _MADE[commands, geese] = folder
+    shutil.copytree(_MADE[commands, geese], ".", dirs_exist_ok=True, symlinks=True)
 
 
 def within(seconds: int = 300) -> dict[str, Any]:

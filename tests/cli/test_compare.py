@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.kept import TEXT, TOY, Charlm, bring, data, files_below, process, prose, refused, rows
+from tests.cli.kept import TEXT, TOY, Charlm, bring, data, files_below, prose, refused, rows
 
 VARIED = ("compare", "ducks.txt", "--vary", "position=none,rotary", "--steps", "4", *TOY)
 COMPARISON_KEYS = {
@@ -40,14 +40,13 @@ def compared(charlm: Charlm, tmp_path_factory: pytest.TempPathFactory) -> Charlm
 @pytest.fixture
 def pair(charlm: Charlm, tmp_path_factory: pytest.TempPathFactory) -> Charlm:
     """The command, beside a run of few steps, one of many, and one of another text."""
-    Path("geese.txt").write_text(TEXT.replace("duck", "goose"))
-    geese = str(Path("geese.txt").absolute())
     bring(
         charlm,
         tmp_path_factory,
         ("train", "ducks.txt", "--run", "short", "--steps", "3", *TOY),
         ("train", "ducks.txt", "--run", "long", "--steps", "60", *TOY),
-        ("train", geese, "--run", "geese", "--steps", "2", *TOY),
+        ("train", "geese.txt", "--run", "geese", "--steps", "2", *TOY),
+        geese=TEXT.replace("duck", "goose"),
     )
     return charlm
 
@@ -187,18 +186,16 @@ def test_the_same_comparison_gives_the_same_figures(compared: Charlm) -> None:
 def test_a_comparison_that_was_cut_off_ends_as_if_it_had_not_been(
     compared: Charlm, number: signal.Signals, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Stopped while its second run trains; the first one is kept."""
+    """Stopped at the fifth step of its second run; the first one is kept."""
+    from tests.commands import Command  # which, like the next, needs POSIX
+    from tests.ranks import stopped_at
+
     words = ("compare", "ducks.txt", "--vary", "position=none,rotary", "--steps", "60", *TOY)
     bring(compared, tmp_path_factory, (*words, "--run", "whole"))
     whole = data(compared("compare", "whole", "--json"))
-    started = process(*words, "--run", "cut")
-    assert started.stderr is not None
-    assert any(b"run 2 of 2" in line for line in started.stderr)
-    started.send_signal(number)
-    _, err = started.communicate()
-    assert started.returncode == (-9 if number == signal.SIGKILL else 143), err.decode()
-    if number == signal.SIGTERM:
-        assert b"charlm resume cut" in err
+    cut = Command((*words, "--run", "cut"), Path.cwd(), before=lambda: stopped_at(65, number)(0)).run()
+    assert cut.code == (-9 if number == signal.SIGKILL else 143), cut.err
+    assert number == signal.SIGKILL or "charlm resume cut" in cut.err
     between = {row["problem"]: row for row in data(compared("compare", "cut", "--json"))["rows"]}
     assert len(between) == 2 and between.pop(None)["bits_per_char"] > 0
     (lacking,) = between.values()
@@ -218,15 +215,14 @@ ONE, TWO = (Path("checkpoints/both", f"position-{name}.seed-1") for name in ("no
 @pytest.fixture
 def three(charlm: Charlm, tmp_path_factory: pytest.TempPathFactory) -> Charlm:
     """The same comparison, beside one of another text and one of more steps."""
-    Path("geese.txt").write_text(TEXT.replace("duck", "goos"))
-    geese = str(Path("geese.txt").absolute())
     more = ("--vary", "position=none,rotary", "--seeds", "2", *TOY)
     bring(
         charlm,
         tmp_path_factory,
         ("compare", "ducks.txt", *more, "--steps", "4", "--run", "both"),
-        ("compare", geese, *more, "--steps", "4", "--run", "other"),
+        ("compare", "geese.txt", *more, "--steps", "4", "--run", "other"),
         ("compare", "ducks.txt", *more, "--steps", "5", "--run", "longer"),
+        geese=TEXT.replace("duck", "goos"),
     )
     return charlm
 

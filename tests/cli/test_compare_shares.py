@@ -15,7 +15,7 @@ from charlm.experiments import comparison as on_disk
 from charlm.experiments.share import Share
 from tests.cli.kept import TEXT, TOY, Charlm, bring, data, refused
 from tests.cli.test_compare import VARIED, figures
-from tests.ranks import Started, together
+from tests.ranks import stopped_at, together
 
 FOUR = (*VARIED, "--seeds", "2")
 LONG = ("compare", "ducks.txt", "--vary", "position=none,rotary", "--steps", "60", *TOY)
@@ -66,9 +66,7 @@ def test_a_share_that_was_cut_off_is_resumed(
 ) -> None:
     bring(charlm, tmp_path_factory, (*LONG, "--run", "whole"))
     second = on_disk.read(RunFolder(Path("checkpoints/whole"))).tasks()[1]
-    started = Started(1, *LONG, "--run", "cut", "--share", "2/2")
-    started.signal_at(5, f"cut/{second.run_name}", rank=0, number=number)
-    [ended] = started.results()
+    [ended] = together(1, *LONG, "--run", "cut", "--share", "2/2", prepare=stopped_at(6, number))
     assert ended.code == (-9 if number == signal.SIGKILL else 130) and not ended.out
     assert ("charlm resume cut" in ended.err) == (number == signal.SIGINT)
     assert [path.name for path in Path("checkpoints/cut").glob("*.seed-1")] == [second.run_name]

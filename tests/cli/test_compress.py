@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.kept import keys, refused
+from tests.cli.kept import keys, refused, thinned
 from tests.cli.models import SCORED, TEXT, UNSEEN, Charlm, Models
 
 KEYS = keys(
@@ -90,7 +90,9 @@ def test_every_kind_of_run_gives_back_what_it_compressed(models: Models, kind: s
     assert again["compressed_bytes"] == made["compressed_bytes"]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in SCORED if kind != "lines"])
+@pytest.mark.parametrize(
+    "kind", thinned([kind for kind in SCORED if kind != "lines"], "plain", "bytes", "recurrent")
+)
 def test_the_size_is_what_eval_says_within_two_percent_and_a_header(models: Models, kind: str) -> None:
     """Not where documents are kept apart: compress reads a file as one, so that it comes back whole."""
     Path("empty").write_bytes(b"")

@@ -58,7 +58,7 @@ class Server:
             except OSError:
                 return
             with suppress(OSError), plain:
-                plain.settimeout(10)
+                plain.settimeout(120)
                 self.asked.append(_head(plain))
                 plain.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
                 with context.wrap_socket(plain, server_side=True) as tls:

@@ -116,7 +116,9 @@ def test_what_is_said_of_the_held_out_part_agrees_with_itself(models: Models, ki
     ) == pytest.approx(sum(row["bits"] for row in rows[: len(text) - ends]), abs=1e-6 * len(rows))
 
 
-@pytest.mark.parametrize("kind", ["prior", "plain", "lines", "bytes"])
+@pytest.mark.parametrize(
+    "kind", ["prior", "bytes", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("plain", "lines"))]
+)
 def test_every_stride_scores_every_character_once(models: Models, kind: str) -> None:
     seen = {}
     for stride in ("1", "5", "16"):

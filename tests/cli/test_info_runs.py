@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.kept import TEXT, TOY, Charlm, bring, data, files_below, process, refused, rows
+from tests.cli.kept import TEXT, TOY, Charlm, bring, data, files_below, refused, rows
 
 RUN_KEYS = {
     *("schema", "run", "path", "problem", "text", "created", "step", "nats_per_char", "standard_error"),
@@ -183,30 +183,18 @@ def test_a_comparison_is_removed_whole_or_not_at_all(three: Charlm) -> None:
 @NEEDS_POSIX
 def test_an_open_run_stays_and_so_do_all_that_were_named(three: Charlm) -> None:
     """One that another process trains, alone or in a comparison, is neither removed nor trained twice."""
-    trained = process(
-        "train",
-        "ducks.txt",
-        "--run",
-        "open",
-        "--steps",
-        "100000",
-        "--eval-every",
-        "20",
-        "--compile",
-        "off",
-        *TOY,
-    )
-    try:
-        assert trained.stderr is not None
-        assert any(b"step " in line for line in trained.stderr)
+    from tests.commands import Child, Command  # which need POSIX
+
+    endless = ("--json", "--steps", "100000", "--patience", "0", "--compile", "off", *TOY)
+    with Child(Command(("train", "ducks.txt", "--run", "open", *endless), Path.cwd())) as trained:
+        assert any(b'"stepped"' in row for row in trained.out)  # the rest waits for a reader
         refused(three("runs", "--remove", "a", "open", "--yes"), 4, "open")
         refused(three("resume", "open", "--steps", "1"), 4, "open")
         assert {"a", "open"} <= set(there())
         states = {row["run"]: row["state"] for row in rows(three("runs", "--json"))}
         assert states["open"] != "finished" and states["a"] == "finished"
-    finally:
-        trained.send_signal(signal.SIGTERM)
-        trained.communicate()
+        trained.signal(signal.SIGTERM)
+        assert trained.end().code == 143
     assert three("runs", "--remove", "open", "--yes").code == 0 and there() == ["a", "b", "both", "c"]
 
 

@@ -138,7 +138,7 @@ def test_in_the_middle_of_a_text(models: Models, play: Any) -> None:
     play(steps)
 
 
-@pytest.mark.parametrize("key", ["escape", "ctrl+c", "x"])
+@pytest.mark.parametrize("key", ["escape", pytest.param("ctrl+c", marks=pytest.mark.slow), "x"])
 def test_what_is_being_written_can_be_stopped(play: Any, key: str) -> None:
     async def steps(desk: Desk, pilot: Pilot[str]) -> None:
         await pilot.press("tab")
@@ -333,7 +333,9 @@ def test_characters_spelled_in_bytes_are_written_whole(models: Models, play: Any
     play(steps, "spelled", length=300)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 2), (10, 3), pytest.param((300, 100), marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "size", [(1, 1), *(pytest.param(size, marks=pytest.mark.slow) for size in ((2, 2), (10, 3), (300, 100)))]
+)
 def test_any_size_of_the_terminal(play: Any, size: tuple[int, int]) -> None:
     async def steps(desk: Desk, pilot: Pilot[str]) -> None:
         written = await keys(desk, pilot, "tab")

@@ -1,4 +1,4 @@
-"""`charlm play` in a process of its own on a terminal: keys in, the screen and standard output out."""
+"""`charlm play` in a child of this process on a terminal: keys in, the screen and standard output out."""
 
 import os
 import re
@@ -19,8 +19,8 @@ import termios
 
 import pyte
 
-from tests.cli.kept import process
 from tests.cli.models import ALIKE, Charlm, Models
+from tests.commands import Command
 
 
 @pytest.fixture
@@ -40,13 +40,10 @@ class Played:
         self._terminal = theirs
         self._changed = threading.Condition()
         with open("out.txt", "wb") as out:
-            self.process = process(
-                *("play", "--checkpoints", str(models.root("counts")), "--seed", "3", *words),
-                env={**ALIKE, "TERM": "xterm-256color", "NO_COLOR": "", **env},
-                stdin=theirs,
-                stdout=out,
-                stderr=theirs,
-            )
+            args = ("play", "--checkpoints", str(models.root("counts")), "--seed", "3", *words)
+            variables = {**ALIKE, "TERM": "xterm-256color", "NO_COLOR": "", **env}
+            self.pid = Command(args, Path.cwd(), variables, stdin=theirs).begin(out.fileno(), theirs)
+        self._code: int | None = None
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
@@ -73,9 +70,16 @@ class Played:
 
     def end(self) -> tuple[int, str]:
         """The exit code and standard output; the terminal is as it was."""
-        code = self.process.wait(240)
-        assert termios.tcgetattr(self._terminal) == self.before
-        return code, Path("out.txt").read_text("utf-8")
+        if self._code is None:
+            self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        assert termios.tcgetattr(self._terminal) == self.before or self._code == -signal.SIGKILL
+        return self._code, Path("out.txt").read_text("utf-8")
+
+    def close(self) -> None:
+        """End it, if it has not ended."""
+        if self._code is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.end()
 
 
 @pytest.fixture
@@ -89,8 +93,7 @@ def play(models: Models) -> Iterator[Callable[..., Played]]:
 
     yield begin
     for each in made:
-        each.process.kill()
-        each.process.wait()
+        each.close()
 
 
 def test_a_text_goes_where_standard_output_goes(models: Models, play: Callable[..., Played]) -> None:
@@ -123,5 +126,5 @@ def test_a_signal_loses_nothing(play: Callable[..., Played], name: str, code: in
     desk = play()
     desk.press("A little tale")
     desk.wait_for(lambda screen: "A little tale" in screen)
-    os.kill(desk.process.pid, getattr(signal, name))
+    os.kill(desk.pid, getattr(signal, name))
     assert desk.end() == (code, "A little tale")

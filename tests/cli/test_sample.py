@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.kept import process, refused
+from tests.cli.kept import refused
 from tests.cli.models import ALIKE, SCORED, Charlm, Models
 
 KEYS = {
@@ -321,16 +321,18 @@ def test_a_terminal_gets_no_control_characters_unless_it_asks_for_them(
     assert prompt + json.loads(row)["text"] + "\n" == plain
 
 
+@pytest.mark.skipif(os.name == "nt", reason="forks")
 def test_text_streams_to_a_pipe_and_ends_when_its_reader_leaves(models: Models) -> None:
     """It is told to write for hours, so what is read was written before its end."""
     root = str(models.root("counts"))
     words = ("sample", "counts", "--checkpoints", root, "--length", "1000000000", "--seed", "1")
-    with process(*words) as running:
-        assert running.stdout and running.stderr
-        start = running.stdout.read(1000)
-        running.stdout.close()
-        said = running.stderr.read().decode()
-        assert running.wait() == 0 and "error" not in said, said
+    from tests.commands import Child, Command
+
+    with Child(Command(words, Path.cwd())) as running:
+        start = running.out.read(1000)
+        running.out.close()
+        done = running.end()
+        assert done.code == 0 and "error" not in done.err, done.err
     assert len(start) == 1000
     assert models("counts", "sample", "--length", "300", "--seed", "1").out[:300] in start.decode(
         "utf-8", "ignore"

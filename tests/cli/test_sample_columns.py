@@ -215,7 +215,7 @@ def every_piece(monkeypatch: pytest.MonkeyPatch) -> None:
 SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize("seed", [0, 1, pytest.param(2, marks=SLOW), pytest.param(3, marks=SLOW)])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=SLOW) for seed in (1, 2, 3))])
 def test_wide_combining_and_control_characters_are_aligned_and_harmless(
     monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:

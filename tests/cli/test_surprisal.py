@@ -24,7 +24,7 @@ from charlm.errors import TextError, UsageError
 from charlm.evaluation.surprisal import Unit
 from charlm.inference import sliding_window
 from charlm.run import Run
-from tests.cli.kept import refused
+from tests.cli.kept import refused, thinned
 from tests.cli.models import SCORED, UNSEEN, Charlm, Models
 
 TRICKY = (
@@ -130,7 +130,7 @@ def plain_passes(run: Run, text: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array(nats), np.array(entropies)
 
 
-@pytest.mark.parametrize("kind", SCORED)
+@pytest.mark.parametrize("kind", thinned(SCORED, "plain", "bytes", "recurrent"))
 def test_pieces_of_any_size_change_no_figure(
     models: Models, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

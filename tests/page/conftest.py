@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page as BrowserPage
 
 SYSTEM = "/usr/bin/chromium"
+PATIENCE = 60_000
+"""Milliseconds after which a test gives up; nothing is asserted about it."""
 MOCK = (Path(__file__).parent / "mock_engine.js").read_text("utf-8")
 POLICY = (
     "default-src 'none'; script-src 'sha256-{hash}'; worker-src blob:; base-uri 'none'; form-action 'none'"
@@ -33,6 +35,7 @@ def browser() -> Iterator[Any]:
     path = shutil.which("chromium") or (SYSTEM if os.path.exists(SYSTEM) else None)
     if path is None:
         pytest.skip("chromium is not installed; on Debian: apt-get install chromium")
+    playwright.expect.set_options(timeout=PATIENCE)
     root = hasattr(os, "geteuid") and os.geteuid() == 0
     with playwright.sync_playwright() as driver:
         found = driver.chromium.launch(executable_path=path, args=["--no-sandbox"] if root else [])
@@ -41,7 +44,7 @@ def browser() -> Iterator[Any]:
 
 
 class Page:
-    """A page in which models are opened; `said` is what its console said."""
+    """A page in which models are opened, one at a time; `said` is what its console said."""
 
     def __init__(self, browser: Any, folder: Path) -> None:
         source = json.dumps(worker_source()).replace("<", "\\u003c")
@@ -62,7 +65,8 @@ class Page:
     def open(self, data: bytes) -> dict[str, Any]:
         """Open a packed model, and return what it says of itself."""
         return self(  # type: ignore[no-any-return]
-            "(engine = new LocalEngine(WORKER_SOURCE, () => given)).open()", base64.b64encode(data).decode()
+            "(engine?.worker.terminate(), engine = new LocalEngine(WORKER_SOURCE, () => given)).open()",
+            base64.b64encode(data).decode(),
         )
 
     def __call__(self, expression: str, given: Any = None) -> Any:
@@ -90,37 +94,59 @@ class Page:
         return bits, entropy
 
 
-@pytest.fixture
-def page(browser: Any, tmp_path: Path) -> Iterator[Page]:
-    """A page of one's own, which neither complains nor asks anyone for anything."""
-    found = Page(browser, tmp_path)
+@pytest.fixture(scope="session")
+def engine_page(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """One page for all tests that only open models."""
+    found = Page(browser, tmp_path_factory.mktemp("page"))
     yield found
-    assert not found.said
-    assert all(url.startswith(("file:", "blob:")) for url in found.asked)
     found.page.close()
+
+
+@pytest.fixture
+def page(engine_page: Page) -> Iterator[Page]:
+    """That page, which neither complains nor asks anyone for anything."""
+    yield engine_page
+    said, engine_page.said = engine_page.said, []
+    asked, engine_page.asked = engine_page.asked, []
+    assert not said
+    assert all(url.startswith(("file:", "blob:")) for url in asked)
 
 
 OpenPage = Callable[[bytes], dict[str, Any]]
 
 
-@pytest.fixture
-def browser_page(browser: "Browser") -> Iterator["BrowserPage"]:
-    """A page on a desktop, which may not complain, fail, or ask any host for anything."""
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
+_wrong: list[str] = []
+
+
+@pytest.fixture(scope="session")
+def desktop(browser: "Browser") -> Iterator["BrowserPage"]:
+    """A page on a desktop, for all tests that load theirs into it."""
+    context = browser.new_context()
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     page = context.new_page()
-    page.set_default_timeout(60_000)
-    wrong: list[str] = []
-    page.on("console", lambda message: wrong.append(message.text))
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("request", lambda request: wrong.append(request.url) if _leaves(request.url) else None)
+    page.set_default_timeout(PATIENCE)
+    page.on("console", lambda message: _wrong.append(message.text))
+    page.on("pageerror", lambda error: _wrong.append(str(error)))
+    page.on("request", lambda request: _wrong.append(request.url) if _leaves(request.url) else None)
     yield page
     context.close()
+
+
+@pytest.fixture
+def browser_page(desktop: "BrowserPage") -> Iterator["BrowserPage"]:
+    """That page as if it were new, which may not complain, fail, or ask any host for anything."""
+    desktop.goto("about:blank")
+    desktop.set_viewport_size({"width": 1280, "height": 800})
+    desktop.emulate_media(color_scheme="null")
+    desktop.mouse.move(0, 0)
+    _wrong.clear()
+    yield desktop
+    wrong = _wrong[:]
     assert wrong == []
 
 
 def _leaves(url: str) -> bool:
-    return not url.startswith(("file:", "blob:", "data:"))
+    return not url.startswith(("file:", "blob:", "data:", "about:"))
 
 
 Opened = Callable[..., "BrowserPage"]

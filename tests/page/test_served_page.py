@@ -9,6 +9,7 @@ import pytest
 from tests.cli.conftest import Charlm
 from tests.cli.conftest import charlm as charlm
 from tests.cli.models import Models
+from tests.page.conftest import PATIENCE
 from tests.page.http import Client, serving
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def said() -> list[str]:
 def page(browser: "Browser", said: list[str]) -> "Iterator[Page]":
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     page = context.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(PATIENCE)
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     yield page
@@ -95,7 +96,7 @@ def test_the_served_page_is_used(models: Models, page: "Page", said: list[str]) 
 def test_stop_ends_the_computation_and_a_server_that_is_gone_is_told(
     models: Models, page: "Page", said: list[str]
 ) -> None:
-    with serving("--checkpoints", str(models.root("prior"))) as (client, child):
+    with serving("--checkpoints", str(models.root("mixture"))) as (client, child):
         opened(page, client, said)
         write(page, PROMPT, 10_000)
         page.get_by_text("of 10000 characters").first.wait_for()

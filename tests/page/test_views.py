@@ -148,7 +148,7 @@ def test_a_text_is_compared_with_the_run(opened: Opened) -> None:
 
 
 def test_measuring_a_long_text_shows_progress_and_can_be_cancelled(opened: Opened) -> None:
-    page = opened("new MockEngine({pause: 20})")
+    page = opened("new MockEngine({pause: 100})")
     view(page, "surprise")
     page.evaluate("navigator.clipboard.writeText('word and word\\n'.repeat(1430))")
     page.locator("#surprise-editor textarea").focus()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.cli.kept import thinned
 from tests.cli.training.conftest import TEXT, Charlm, Result, tiny
 from tests.cli.training.test_finetune import digest
 
@@ -36,7 +37,7 @@ def weights(run: Path | str) -> bytes:
     return Path("checkpoints", run, "step-00000012", "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("kind", TEACHERS)
+@pytest.mark.parametrize("kind", thinned(TEACHERS, "prior", "recurrent"))
 def test_a_run_of_any_kind_teaches_and_a_killed_student_ends_as_one_that_was_not(
     charlm: Charlm, kind: str
 ) -> None:

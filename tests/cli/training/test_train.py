@@ -316,7 +316,7 @@ def test_what_is_not_given_is_planned_from_a_time(charlm: Charlm) -> None:
 
 def test_a_run_with_a_time_plans_its_steps_and_ends_with_them(charlm: Charlm) -> None:
     result = charlm.process(
-        "train", "ducks.txt", "--time", "8s", "--patience", "0", "--json", *tiny(threads=1)
+        "train", "ducks.txt", "--time", "6s", "--patience", "0", "--json", *tiny(threads=1)
     )
     assert result.code == 0, result.err
     assert result.json["reason"] == "done" and result.json["step"] == result.of("finished")[0]["total_steps"]
