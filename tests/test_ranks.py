@@ -19,7 +19,7 @@ from charlm.checkpoint.snapshot import Snapshot, read_snapshot
 from charlm.errors import RankError
 from charlm.model.transformer import LanguageModel
 from charlm.place import Place
-from charlm.training import distributed, rank_watch, sharded_save, trainer
+from charlm.training import distributed, rank_watch, sharded_save
 from charlm.training import step as training_step
 from tests.conftest import TEXT, Result
 from tests.ranks import Started, free_port, stopped_at, together

@@ -105,7 +105,7 @@ class Ranks:
             self._reduce(tensor, dist.ReduceOp.SUM)
         return tensor
 
-    def start_reduce(self, tensor: Tensor) -> "Work":
+    def start_all_reduce(self, tensor: Tensor) -> "Work":
         """Start an all-reduce of a tensor, in place; it may not be touched until the work is done."""
         self._count("all_reduce", tensor)
         with self.communicating():
