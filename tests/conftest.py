@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from inspect import unwrap
 from pathlib import Path
+from threading import RLock
 from time import perf_counter
 
 # Before torch is imported: pytest's workers use all CPUs already, so threads do not keep one busy while they wait.
@@ -40,6 +41,7 @@ from charlm.training.sizes import Budget
 settings.register_profile("charlm", deadline=None)  # nothing is asserted about seconds
 settings.register_profile("quick", deadline=None, max_examples=30)  # others each time
 tqdm.monitor_interval = 0  # no thread that could hold a lock while tests/forks.py forks
+tqdm.set_lock(RLock())  # its own is shared with forked processes: one that is killed would hold it for ever
 
 WAITS = downloads.WAITS
 TEXT = "".join(

@@ -331,7 +331,7 @@ def _read(folder: Path, *, whole: bool) -> Downloaded | None:
 
 
 def _is_html(file: IO[bytes], answer: Answer) -> bool:
-    """Is a file HTML by its first bytes, or by those and its server? Some servers call every text so."""
+    """Whether a file is HTML by its first bytes, or by those and its server. Some servers call every text HTML."""
     file.seek(0)
     head = file.read(_HEAD)
     return _BEGINS_HTML.match(head) is not None or (answer.is_html and head.lstrip().startswith(b"<"))

@@ -14,7 +14,7 @@ MOST_KEPT_BACK = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig(Settings):
-    """What is read and how it is divided."""
+    """How to read a text, divide it into parts, and encode it."""
 
     val: Annotated[
         float,

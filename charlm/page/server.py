@@ -128,7 +128,7 @@ class PageServer(ThreadingHTTPServer):
             return
         try:
             super().process_request(request, client_address)
-        except BaseException:
+        except Exception:  # not a signal: it may come when the thread has begun, which makes room itself
             self._places.release()
             raise
 

@@ -19,7 +19,7 @@ class Checkpointer:
 
     @property
     def is_due(self) -> bool:
-        """Have `save_every` seconds passed since the last save, and are the weights worth returning to?"""
+        """Whether `save_every` seconds have passed since the last save and the weights are worth returning to."""
         session = self.session
         overdue = session.ranks.clock() - self._saved_at >= session.training_config.save_every
         return overdue and not session.state.divergence.suspected

@@ -45,9 +45,7 @@ class Deadline:
     save_seconds: float = 0.0
     reserved_symbols: int = 0  # scored after the last step by calibration, which mixes all members
     n_members: int = 1  # trained so far, this one included
-    earlier_chunk_seconds: float = (
-        0.0  # of one chunk by the mixture of the earlier members; 0 if it was not measured
-    )
+    earlier_chunk_seconds: float = 0.0  # of one chunk by the mixture of earlier members; 0 if not measured
     closing_members: int = 1  # that the evaluation after the last step mixes
     correcting_seconds: float = 0.0  # of each symbol there, by recent n-grams
     keeps_chunks: bool = False  # whether evaluations score the same chunks as before this session

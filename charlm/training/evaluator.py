@@ -59,7 +59,7 @@ class Evaluator:
     def record(
         self, part: Slice, scores: Scores, seconds: float, stop: AgreedStop, *, final: bool
     ) -> Evaluated:
-        """Update early stopping and the last evaluation in the session's state; the event that reports them."""
+        """Update early stopping and the last evaluation in the session's state; return the event that reports them."""
         session, state = self.session, self.session.state
         is_best = state.early_stopping.update(state.step, scores.common.blocks, self._margin(final=final))
         state.last_evaluation = self.held_out.loss(state.step, part, scores.own, stop.own.is_set)
@@ -78,7 +78,7 @@ class Evaluator:
         )
 
     def _margin(self, *, final: bool) -> float:
-        """The rise of the loss, in nats, up to which early stopping does not count it.
+        """Return the rise of the loss, in nats, up to which early stopping ignores it.
 
         Within the first pass nothing has been memorised; at a high learning rate a small rise means nothing; the
         final evaluation cannot stop anything.

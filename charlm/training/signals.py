@@ -20,7 +20,7 @@ NAMES = ("SIGHUP", "SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBRE
 """SIGUSR1 and SIGUSR2 are early warnings of batch systems, SIGXCPU of a CPU limit; SIGBREAK is Windows' own."""
 NUMBERS: dict[str, int] = {name: int(getattr(signal, name)) for name in NAMES if hasattr(signal, name)}
 UNINTERRUPTIBLE = ("numpy", "torch")
-RETRY = 0.05  # seconds after which a deferred signal is raised again
+RETRY = 0.05  # seconds after which a deferred signal is tried again
 EXIT_CODES = {name: 128 + number for name, number in NUMBERS.items()}
 
 
@@ -34,7 +34,7 @@ class Signalled(KeyboardInterrupt):
 
 @contextmanager
 def interrupts_as_errors() -> Iterator[None]:
-    """Within it a signal that is raised becomes an error, with a sentence and the exit code."""
+    """Turn a signal raised inside the block into an error with a sentence and its exit code."""
     try:
         yield
     except Signalled as ended:
@@ -51,14 +51,22 @@ def raising_signals() -> Iterator[list[int]]:
     exception behind another. Yields the numbers of the signals that were raised.
     """
     came: list[int] = []
-    waiting: list[threading.Timer] = []
+    deferred: list[int] = []
+    over = threading.Event()
+
+    def raise_later(number: int) -> None:
+        while _importing():
+            if over.wait(RETRY):
+                return
+        deferred.clear()  # before the handler runs, which may have to defer it again
+        if not over.is_set():
+            _raise_again(number)
 
     def handle(number: int, frame: FrameType | None) -> None:
         if _importing():
-            if not waiting or not waiting[-1].is_alive():
-                waiting.append(threading.Timer(RETRY, _raise_again, (number,)))
-                waiting[-1].daemon = True
-                waiting[-1].start()
+            if not deferred:
+                deferred.append(number)
+                threading.Thread(target=raise_later, args=(number,), daemon=True).start()
             return
         if came:
             os._exit(128 + number)
@@ -71,8 +79,7 @@ def raising_signals() -> Iterator[list[int]]:
     try:
         yield came
     finally:
-        for timer in waiting:
-            timer.cancel()
+        over.set()
         _restore(before)
 
 

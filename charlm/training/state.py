@@ -183,9 +183,9 @@ def _overview(step: int, facts: RunFacts, state: RunState, config: dict[str, Any
 
 
 def forecast(plan: Plan, state: RunState) -> Forecast | None:
-    """What more time was expected to buy, for a run that had a time budget and used it.
+    """Return the forecast of a longer run, for a run that had a time budget and used it.
 
-    None where it is hardly better than the frequencies of single symbols: the law speaks of text that can be predicted.
+    None if it is hardly better than the frequencies of single symbols: the law holds for text that can be predicted.
     """
     figure = state.last_evaluation
     if state.finished != "done" or figure is None:

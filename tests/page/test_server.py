@@ -1,10 +1,11 @@
 """The loopback server, whatever computes its answers: who is let in, what is too much, who leaves, who waits."""
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from socketserver import TCPServer
+from socketserver import TCPServer, ThreadingMixIn
 from time import monotonic, sleep
 from typing import Any
 
@@ -109,6 +110,23 @@ def test_the_page_and_every_answer_are_locked_up(client: Client) -> None:
             assert reply.headers[name] == value
         assert "default-src 'none'" in reply.headers["content-security-policy"]
         assert not any(name.startswith("access-control") or name == "server" for name in reply.headers)
+
+
+def test_ctrl_c_ends_it_also_while_a_connection_begins(
+    fake: Fake, reported: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread of that connection has begun, and makes room for another when it ends: once."""
+    begin = ThreadingMixIn.process_request
+
+    def interrupted(*given: Any) -> None:
+        begin(*given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ThreadingMixIn, "process_request", interrupted)
+    with PageServer(None, "t" * 43, PAGE, fake, reported.append) as server:
+        with socket.create_connection(server.server_address), pytest.raises(KeyboardInterrupt):
+            server.serve_forever(0.01)
+    assert not reported
 
 
 NEXT = "POST /api/next"
