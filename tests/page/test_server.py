@@ -123,9 +123,12 @@ def test_ctrl_c_ends_it_also_while_a_connection_begins(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ThreadingMixIn, "process_request", interrupted)
-    with PageServer(None, "t" * 43, PAGE, fake, reported.append) as server:
-        with socket.create_connection(server.server_address), pytest.raises(KeyboardInterrupt):
-            server.serve_forever(0.01)
+    with (
+        PageServer(None, "t" * 43, PAGE, fake, reported.append) as server,
+        socket.create_connection(server.server_address),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        server.serve_forever(0.01)
     assert not reported
 
 
