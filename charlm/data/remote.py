@@ -89,9 +89,8 @@ class WebFile:
                 return None
             if error.code == 416 and start:
                 return self.open(0, None)
-            reason = (
-                str(error.reason).partition("\n")[0].rstrip(".")
-            )  # of a redirect that leads nowhere it is two lines
+            # A redirect that leads nowhere has a reason of two lines.
+            reason = str(error.reason).partition("\n")[0].rstrip(".")
             why = f"the server answers {error.code} {reason}"
             raise NotReceived(why, passing=error.code in _BUSY) from None
         except (OSError, HTTPException, ValueError, OverflowError) as error:

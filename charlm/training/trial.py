@@ -106,7 +106,7 @@ def timed_budget(
     with half of them, in fp32 and in bf16 if the processor has it; then those that it would train given these times.
     """
     keep_memory()
-    ranks, budget = _company(), replace(untimed_budget(training, 1), seconds=seconds, steps=None)
+    ranks, budget = _trial_ranks(), replace(untimed_budget(training, 1), seconds=seconds, steps=None)
     on_cpu = not is_accelerator(pick_device(training.device))
     if not on_cpu:
         budget = replace(budget, gflops=GPU_GFLOPS)
@@ -137,7 +137,7 @@ def timed_budget(
 def step_time(session: TransformerSession) -> StepTime:
     """Time a step of the member in training, whose weights do not change."""
     precision, threads = session.training_config.precision, torch.get_num_threads()
-    now = _company().time()
+    now = _trial_ranks().time()
     return _timed(session.corpus, session.plan, session.number, [precision], [threads], now)
 
 
@@ -156,7 +156,7 @@ def _fastest(
 ) -> StepTime:
     sessions = [_session(corpus, plan, number, precision) for precision in precisions]
     trials = [_Trial(session, threads) for session, threads in product(sessions, numbers)]
-    _in_turns(trials, until, _company())
+    _in_turns(trials, until, _trial_ranks())
     return _best(trials, numbers[0]).result()
 
 
@@ -172,10 +172,12 @@ def _session(corpus: Corpus, plan: Plan, number: int, precision: str) -> Transfo
     facts = CorpusFacts(label="", sources=(), key=corpus.key, sha256=corpus.sha256)
     run = RunFacts(name="", command="", created="", corpus=facts, text=TextConfig())
     alone = replace(plan, members=(member,), decisions=())
-    return TransformerSession(replace(corpus, train=few), alone, run, threads_given=True, ranks=_company())
+    return TransformerSession(
+        replace(corpus, train=few), alone, run, threads_given=True, ranks=_trial_ranks()
+    )
 
 
-def _company() -> Ranks:
+def _trial_ranks() -> Ranks:
     """Return the ranks that take trial steps: all if the weights are sharded, else this one alone."""
     return current() if current().shards else current().without_others()
 
